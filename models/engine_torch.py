@@ -1,0 +1,102 @@
+"""The network itself, in torch: any transformers encoder, pooled, with one linear layer on top.
+
+`StanceNetwork` is what training fits and export converts; `TorchEngine` runs it on a bundle's `model.safetensors`, to check that
+the serving engine answers the same. Mean pooling follows Reimers and Gurevych (2019).
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+from transformers import AutoConfig, AutoModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from models.bundle import Bundle
+from models.engine import pad
+from models.errors import BundleError
+from models.schema import FloatArray
+
+Pooling = Literal["mean", "first"]
+
+
+class StanceNetwork(nn.Module):
+    """Encoder, pooling, dropout and a linear layer; the loss is cross-entropy with class weights and label smoothing."""
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        labels: int,
+        pooling: Pooling,
+        *,
+        dropout: float = 0.1,
+        class_weights: Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pooling = pooling
+        self.label_smoothing = label_smoothing
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(int(encoder.config.hidden_size), labels)  # type: ignore[union-attr, arg-type]
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+        weights = torch.ones(labels) if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> SequenceClassifierOutput:
+        """Logits, shape (batch, labels), and the loss where `labels`, shape (batch,), are given."""
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        if self.pooling == "mean":
+            mask = attention_mask.unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        else:
+            pooled = states[:, 0]
+        logits = self.head(self.dropout(pooled))
+        loss = None
+        if labels is not None:
+            weight = self.class_weights
+            assert isinstance(weight, torch.Tensor)
+            loss = functional.cross_entropy(
+                logits.float(), labels, weight=weight, label_smoothing=self.label_smoothing
+            )
+        return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `config.json` into `folder`."""
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
+        config = self.encoder.config.to_diff_dict()  # type: ignore[union-attr, operator]
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+class TorchEngine:
+    """Runs a bundle's float32 weights in torch."""
+
+    def __init__(self, network: StanceNetwork) -> None:
+        self._network = network.eval()
+
+    @classmethod
+    def open(cls, bundle: Bundle) -> "TorchEngine":
+        """Load the weights of `bundle`; BundleError where it ships without them."""
+        if "model.safetensors" not in bundle.manifest.files:
+            raise BundleError(f"{bundle.path} has no model.safetensors: it ships for serving only. Use the registry's copy.")
+        config = AutoConfig.for_model(**json.loads((bundle.path / "config.json").read_text("utf-8")))
+        network = StanceNetwork(
+            AutoModel.from_config(config), len(bundle.manifest.label_set.labels), bundle.manifest.pooling
+        )
+        network.load_state_dict(load_file(bundle.path / "model.safetensors"))
+        return cls(network)
+
+    def run(self, rows: Sequence[Sequence[int]]) -> FloatArray:
+        """Logits, shape (len(rows), labels), of rows of token ids."""
+        ids, mask = pad(rows)
+        with torch.inference_mode():
+            logits = self._network(torch.from_numpy(ids), torch.from_numpy(mask)).logits
+        return np.asarray(logits.float().numpy(), dtype=np.float64)

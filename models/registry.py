@@ -1,0 +1,87 @@
+"""Where a model comes from: a name on the command line to a verified bundle on disk.
+
+`default` is the bundle that ships, `models:/NAME@ALIAS` and `models:/NAME/VERSION` come from the MLflow registry named by
+MLFLOW_TRACKING_URI (sqlite:///mlflow.db where it is not set), anything else is a folder.
+"""
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
+from models.errors import BundleError, RegistryError
+
+DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened bundle and the version under which users know it."""
+
+    bundle: Bundle
+    version: str
+
+
+def tracking_uri() -> str:
+    """The MLflow server or database in use."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_TRACKING_URI
+
+
+def resolve(model: str) -> Source:
+    """Open `model`; BundleError or RegistryError says what is wrong with it."""
+    if model == "default":
+        bundle = open_bundle(DEFAULT_BUNDLE)
+    elif model.startswith("models:"):
+        return _download(model)
+    else:
+        bundle = open_bundle(Path(model))
+    return Source(bundle, bundle.manifest.version)
+
+
+def _download(model: str) -> Source:
+    match = _REGISTERED.fullmatch(model)
+    if match is None:
+        raise RegistryError(f"{model!r} is not a registry name. Write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    uri = tracking_uri()
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise RegistryError(f"there is no registry at {uri}. Set MLFLOW_TRACKING_URI, or run `stancewire train` first.")
+    # MLflow retries for minutes by default; a service that starts should say what is wrong while somebody is watching.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    try:
+        import mlflow
+        from mlflow.exceptions import MlflowException
+    except ImportError as error:
+        raise RegistryError(f"MLflow cannot be loaded ({error}). Run `pip install stancewire[registry]`.") from error
+    try:
+        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        name, alias = match["name"], match["alias"]
+        version = client.get_model_version_by_alias(name, alias).version if alias else match["version"]
+        found = client.get_model_version(name, str(version))
+        staging = Path(tempfile.mkdtemp(prefix="stancewire-bundle-"))
+        mlflow.set_tracking_uri(uri)
+        source = found.source or f"models:/{name}/{version}"
+        downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(staging), tracking_uri=uri))
+    except MlflowException as error:
+        raise RegistryError(
+            f"{model} could not be fetched from {uri}: {str(error).splitlines()[0]} "
+            "Check MLFLOW_TRACKING_URI and the model's name, alias or version."
+        ) from error
+    except ImportError as error:
+        raise RegistryError(f"{uri} needs a package that is not installed ({error}). Run `pip install stancewire[registry]`.") from error
+    except (OSError, ValueError) as error:
+        raise RegistryError(f"{model} could not be fetched from {uri}: {error}. Check MLFLOW_TRACKING_URI.") from error
+    try:
+        return Source(open_bundle(_bundle_folder(downloaded)), str(version))
+    except BundleError:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _bundle_folder(downloaded: Path) -> Path:
+    inner = downloaded / "bundle"
+    return inner if inner.is_dir() else downloaded

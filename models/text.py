@@ -1,0 +1,23 @@
+"""Text as the model reads it: one normal form, the same in training, serving and batch work."""
+
+import re
+import unicodedata
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+_SPACE = re.compile(r"\s+")
+_WORD = re.compile(r"\w+")
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether `text` holds a lone surrogate, which no encoding can carry."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def normalise(text: str) -> str:
+    """NFC, no control or zero-width characters, single spaces, no space at either end."""
+    return _SPACE.sub(" ", _CONTROL.sub(" ", unicodedata.normalize("NFC", text))).strip()
+
+
+def words(text: str) -> list[str]:
+    """Case-folded words without punctuation, for comparing texts."""
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())

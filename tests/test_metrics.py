@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from sklearn.metrics import brier_score_loss, f1_score
+
+from models.calibration import softmax
+from training.calibrate import choose_threshold, fit_temperature
+from training.metrics import bootstrap_macro_f1, expected_calibration_error, measure
+
+RANDOM = np.random.default_rng(5)
+LOGITS = RANDOM.normal(size=(4000, 3)) * 2
+TRUTH = np.array([RANDOM.choice(3, p=row) for row in softmax(LOGITS)], dtype=np.int64)
+
+
+def test_agrees_with_scikit_learn() -> None:
+    probabilities = softmax(LOGITS)
+    scores = measure(probabilities, TRUTH, ["a", "b", "c"])
+    predicted = probabilities.argmax(1)
+    assert scores.macro_f1 == pytest.approx(f1_score(TRUTH, predicted, average="macro"))
+    assert scores.weighted_f1 == pytest.approx(f1_score(TRUTH, predicted, average="weighted"))
+    assert scores.brier == pytest.approx(brier_score_loss(TRUTH, probabilities, labels=[0, 1, 2], scale_by_half=False))
+    assert scores.interval[0] < scores.macro_f1 < scores.interval[1]
+
+
+def test_calibrated_probabilities_have_little_calibration_error() -> None:
+    assert expected_calibration_error(softmax(LOGITS), TRUTH) < 0.03
+    assert expected_calibration_error(softmax(LOGITS * 3), TRUTH) > 0.1
+
+
+def test_temperature_is_recovered() -> None:
+    assert fit_temperature(LOGITS * 2.5, TRUTH) == pytest.approx(2.5, rel=0.05)
+
+
+def test_threshold_reaches_its_target() -> None:
+    probabilities = softmax(LOGITS)
+    threshold = choose_threshold(probabilities, TRUTH, 0.9)
+    sure = probabilities.max(1) >= threshold
+    assert (probabilities.argmax(1) == TRUTH)[sure].mean() >= 0.9
+    assert 0.1 < sure.mean() < 0.9
+    assert choose_threshold(np.full((50, 3), 1 / 3), np.ones(50, dtype=np.int64), 0.9) == 1.0
+
+
+def test_bootstrap_is_paired_by_seed() -> None:
+    predicted = LOGITS.argmax(1)
+    first = bootstrap_macro_f1(predicted, TRUTH, 3, samples=50)
+    assert (first == bootstrap_macro_f1(predicted, TRUTH, 3, samples=50)).all()
+    assert first.mean() == pytest.approx(f1_score(TRUTH, predicted, average="macro"), abs=0.01)

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from models.errors import DataError
+from models.schema import LabelSet
+from training.config import DataRecipe, SplitRecipe
+from training.data import Example, load_examples
+from training.split import families, make_split
+
+CORPUS = str(Path(__file__).parent.parent / "training" / "corpus" / "*.jsonl")
+LABELS = LabelSet()
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[Example]:
+    return load_examples([CORPUS], DataRecipe(), LABELS)
+
+
+def example(number: int, text: str, label: str, group: str | None = None) -> Example:
+    return Example(f"row-{number}", text, label, group, {}, f"rows.csv:{number}")
+
+
+def test_families_never_straddle_and_labels_are_balanced(corpus: list[Example]) -> None:
+    split = make_split(corpus, [], DataRecipe(), SplitRecipe())
+    home = {row.id: side for side, rows in split.sides().items() for row in rows}
+    assert len(home) == len(corpus)
+    sides: dict[int, set[str]] = {}
+    for row, family in zip(corpus, families(corpus, 0.6), strict=True):
+        sides.setdefault(family, set()).add(home[row.id])
+    assert all(len(found) == 1 for found in sides.values())
+    for rows in split.sides().values():
+        share = sum(row.label == "neutral" for row in rows) / len(rows)
+        assert share == pytest.approx(0.418, abs=0.03)
+    assert len(split.test) == pytest.approx(len(corpus) / 10, rel=0.1)
+
+
+def test_the_same_seed_gives_the_same_split(corpus: list[Example]) -> None:
+    first, second = (make_split(corpus, [], DataRecipe(), SplitRecipe()) for _ in range(2))
+    assert first == second
+    assert make_split(corpus, [], DataRecipe(), SplitRecipe(seed=14)) != first
+
+
+def test_a_written_split_is_read_back(corpus: list[Example], tmp_path: Path) -> None:
+    first = make_split(corpus, [], DataRecipe(), SplitRecipe())
+    first.write(tmp_path / "split.json")
+    again = make_split(corpus, [], DataRecipe(), SplitRecipe(file=tmp_path / "split.json"))
+    assert again == first
+
+
+def test_leaks_into_a_given_test_side_are_refused_or_left_out(corpus: list[Example]) -> None:
+    test = corpus[:300]
+    leak = example(9999, test[3].text.upper(), test[3].label)
+    rest = [row for row in corpus[300:] if row.group is None or row.group not in {r.group for r in test}]
+    with pytest.raises(DataError, match="repeat a test row") as error:
+        make_split([*rest, leak], test, DataRecipe(), SplitRecipe())
+    assert any("row-9999 (rows.csv:9999)" in line for line in error.value.problems)
+    split = make_split([*rest, leak], test, DataRecipe(on_leak="drop"), SplitRecipe())
+    assert leak in split.dropped
+    assert leak not in split.train + split.validation
+
+
+def test_a_leaking_written_split_names_the_rows(corpus: list[Example], tmp_path: Path) -> None:
+    split = make_split(corpus, [], DataRecipe(), SplitRecipe())
+    moved = next(row for row in split.train if row.group is not None)
+    shifted = type(split)(tuple(r for r in split.train if r != moved), split.validation, (*split.test, moved))
+    shifted.write(tmp_path / "split.json")
+    with pytest.raises(DataError, match="two sides") as error:
+        make_split(corpus, [], DataRecipe(), SplitRecipe(file=tmp_path / "split.json"))
+    assert moved.id in str(error.value)
+
+
+def test_conflicting_labels_and_repeated_ids_are_refused(corpus: list[Example]) -> None:
+    other = "neutral" if corpus[0].label != "neutral" else "pro_pressure"
+    with pytest.raises(DataError, match="two labels"):
+        make_split([*corpus, example(1, corpus[0].text, other)], [], DataRecipe(), SplitRecipe())
+    with pytest.raises(DataError, match="unique"):
+        make_split([*corpus, corpus[0]], [], DataRecipe(), SplitRecipe())

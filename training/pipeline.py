@@ -1,0 +1,178 @@
+"""One training from recipe to registered bundle, in the order a reader would expect.
+
+Started by `torchrun`, every process fits; the first alone calibrates, exports, evaluates and logs.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from models.bundle import Bundle, EngineEntry, Manifest, save_bundle
+from models.calibration import softmax
+from models.classifier import Classifier
+from models.encoding import Encoded, Encoder
+from models.engine import Engine
+from models.engine_onnx import OnnxEngine
+from models.errors import UsageError
+from models.schema import FloatArray
+from training.base import base_digest, locate_base, write_tokenizer
+from training.calibrate import choose_threshold, fit_temperature
+from training.config import Recipe
+from training.data import Example, data_digest, load_examples, require_enough
+from training.evaluate import Evaluation, evaluate
+from training.export import Parity, export_engine
+from training.finetune import Fitted, fit
+from training.report import draw_evaluation, draw_losses, model_card
+from training.split import Split, make_split
+from training.tracking import Registered, connect, log_training
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a training leaves: its bundle, the evaluation on the test side, and its place in MLflow."""
+
+    bundle: Bundle
+    evaluation: Evaluation
+    registered: Registered
+
+
+def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet: bool = False, say: Say = print) -> Trained | None:
+    """Run `recipe`; None in the processes of a `torchrun` that are not the first."""
+    first = int(os.environ.get("RANK", "0")) == 0
+    if first:
+        connect()  # before the work, not after it
+    examples = load_examples(recipe.data.files, recipe.data, recipe.labels)
+    tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
+    require_enough(examples, recipe.labels)
+    split = make_split(examples, tests, recipe.data, recipe.split)
+    base = locate_base(recipe.model.base)
+    _prepare_out(recipe, resume=resume, first=first)
+    tokenizer = recipe.out / f"tokenizer-{os.environ.get('RANK', '0')}.json"
+    write_tokenizer(base, tokenizer)
+    if first:
+        split.write(recipe.out / "split.json")
+        sizes = ", ".join(f"{side} {len(rows)}" for side, rows in split.sides().items())
+        say(f"rows: {sizes}" + (f", left out as repeats of test rows {len(split.dropped)}" if split.dropped else ""))
+    fitted = fit(recipe, base, tokenizer, split, recipe.out / "checkpoints", resume=resume, quiet=quiet or not first)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+    if not first:
+        tokenizer.unlink()
+        return None
+    bundle, evaluation = _build(recipe, base, tokenizer, split, fitted, say)
+    tokenizer.unlink()
+    artifacts = recipe.out / "report"
+    draw_evaluation(evaluation, recipe.labels.labels, artifacts)
+    draw_losses(fitted.history, artifacts / "losses.png")
+    (artifacts / "evaluation.json").write_text(json.dumps(asdict(evaluation.scores), indent=1) + "\n", "utf-8")
+    shutil.copyfile(recipe.out / "split.json", artifacts / "split.json")
+    shutil.copyfile(recipe.out / "recipe.yaml", artifacts / "recipe.yaml")
+    metrics = {f"test_{name}": value for name, value in bundle.manifest.metrics["test"].items()}
+    metrics |= {f"slice_{name.replace('=', '_')}_macro_f1": s["macro_f1"] for name, s in evaluation.scores.slices.items()}
+    metrics |= {f"export_{name}": value for name, value in bundle.manifest.metrics["export"].items()}
+    registered = log_training(recipe, bundle, split.sides(), fitted.history, metrics, artifacts, promote=promote)
+    shutil.rmtree(recipe.out / "checkpoints", ignore_errors=True)
+    return Trained(bundle, evaluation, registered)
+
+
+def _build(recipe: Recipe, base: Path, tokenizer: Path, split: Split, fitted: Fitted, say: Say) -> tuple[Bundle, Evaluation]:
+    """Export, calibrate on validation through the engine that serves, evaluate on test, and write the bundle."""
+    scratch = recipe.out / "export"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    encoder = Encoder(tokenizer, recipe.model.max_tokens)
+    rows = encoder.encode([example.text for example in split.test])
+    parity = export_engine(
+        fitted.network, scratch, recipe.model.max_tokens, recipe.export.precision, rows, recipe.export.min_agreement
+    )
+    say(
+        f"export: {recipe.export.precision}, same label as torch on {parity.agreement:.2%} of {len(rows)} test rows, "
+        f"greatest change of a probability {parity.max_change:.4f} (float32 graph {parity.fp32_max_change:.1e})"
+    )
+    engine = OnnxEngine(scratch / "model.onnx")
+    logits = _logits(engine, encoder.encode([example.text for example in split.validation]))
+    truth = np.array([recipe.labels.index(example.label) for example in split.validation], dtype=np.int64)
+    temperature = fit_temperature(logits, truth)
+    threshold = choose_threshold(softmax(logits, temperature), truth, recipe.calibration.target_accuracy)
+    manifest = Manifest(
+        name=recipe.name,
+        version=recipe.version,
+        label_set=recipe.labels,
+        base_model=recipe.model.base,
+        base_sha256=base_digest(base),
+        pooling=recipe.model.pooling,
+        max_tokens=recipe.model.max_tokens,
+        temperature=temperature,
+        confidence_threshold=threshold,
+        training_data_sha256=data_digest([*split.train, *split.validation, *split.test]),
+        git_commit=_git_commit(),
+        engine=EngineEntry(precision=recipe.export.precision),
+    )
+
+    def write(folder: Path) -> None:
+        shutil.copyfile(scratch / "model.onnx", folder / "model.onnx")
+        shutil.copyfile(tokenizer, folder / "tokenizer.json")
+        fitted.network.save(folder)
+
+    evaluation = _evaluate_draft(scratch / "draft", manifest, write, split.test)
+    full = manifest.model_copy(update={"metrics": _metrics(evaluation, parity)})
+    card = model_card(full, evaluation, {side: len(examples) for side, examples in split.sides().items()})
+
+    def write_all(folder: Path) -> None:
+        write(folder)
+        (folder / "MODEL_CARD.md").write_text(card, "utf-8")
+
+    bundle = save_bundle(recipe.out / "bundle", full, write_all)
+    shutil.rmtree(scratch)
+    return bundle, evaluation
+
+
+def _evaluate_draft(folder: Path, manifest: Manifest, write: Callable[[Path], None], tests: tuple[Example, ...]) -> Evaluation:
+    with Classifier(save_bundle(folder, manifest, write)) as classifier:
+        return evaluate(classifier, tests)
+
+
+def _metrics(evaluation: Evaluation, parity: Parity) -> dict[str, dict[str, float]]:
+    return {"test": evaluation.scores.flat(), "export": parity.flat()}
+
+
+def _logits(engine: Engine, rows: list[Encoded]) -> FloatArray:
+    return np.concatenate([engine.run([row.ids]) for row in rows])
+
+
+def _prepare_out(recipe: Recipe, *, resume: bool, first: bool) -> None:
+    """Make the output folder; a resumed run must have the recipe it was started with."""
+    note = recipe.out / "recipe.yaml"
+    checkpoints = recipe.out / "checkpoints"
+    try:
+        recipe.out.mkdir(parents=True, exist_ok=True)
+        if resume and checkpoints.is_dir() and first:
+            before = Recipe.model_validate(yaml.safe_load(note.read_text("utf-8")))
+            if before.digest() != recipe.digest():
+                raise UsageError(f"{recipe.out} was begun with another recipe. Train without --resume, or set another out.")
+        elif first:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        if first:
+            note.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write to {recipe.out} ({error.strerror}). Set out to a folder you may write to.") from error
+
+
+def _git_commit() -> str | None:
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

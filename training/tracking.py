@@ -1,0 +1,93 @@
+"""Every write to MLflow: one run a training, the bundle as its logged model, the registry's aliases."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+from mlflow.entities import LoggedModelOutput
+from mlflow.exceptions import MlflowException
+
+import mlflow
+from models.bundle import Bundle
+from models.errors import RegistryError
+from models.registry import tracking_uri
+from training.config import Recipe
+from training.data import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Where a training went in MLflow."""
+
+    run_id: str
+    model_id: str
+    name: str
+    version: str
+
+
+def connect() -> str:
+    """Set the tracking server and ask it for an answer; RegistryError where none comes."""
+    uri = tracking_uri()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    try:
+        mlflow.set_tracking_uri(uri)
+        mlflow.search_experiments(max_results=1)
+    except MlflowException as error:
+        raise RegistryError(f"MLflow at {uri} does not answer: {str(error).splitlines()[0]} Check MLFLOW_TRACKING_URI.") from error
+    return uri
+
+
+def log_training(
+    recipe: Recipe,
+    bundle: Bundle,
+    sides: Mapping[str, Sequence[Example]],
+    history: Sequence[Mapping[str, float]],
+    metrics: Mapping[str, float],
+    artifacts: Path,
+    *,
+    promote: bool,
+) -> Registered:
+    """Log one training and register its bundle with the alias `challenger`, and `champion` too where `promote` is set."""
+    uri = connect()
+    try:
+        mlflow.set_experiment(recipe.tracking.experiment)
+        with mlflow.start_run(run_name=recipe.name) as run:
+            mlflow.log_params(_flatten(recipe.model_dump(mode="json")))
+            mlflow.set_tag("bundle_id", bundle.id)
+            for side, rows in sides.items():
+                frame = pandas.DataFrame({"text": [row.text for row in rows], "label": [row.label for row in rows]})
+                mlflow.log_input(mlflow.data.from_pandas(frame, source="local", targets="label", name=f"{recipe.name}-{side}"), side)
+            for entry in history:
+                step = round(entry.get("step", 0))
+                mlflow.log_metrics({key: value for key, value in entry.items() if key not in ("step", "epoch")}, step=step)
+            mlflow.log_metrics(dict(metrics))
+            mlflow.log_artifacts(str(artifacts))
+            client = mlflow.MlflowClient()
+            logged = mlflow.initialize_logged_model(name=recipe.name, source_run_id=run.info.run_id, model_type="stancewire-bundle")
+            client.log_model_artifacts(logged.model_id, str(bundle.path), "bundle")
+            mlflow.finalize_logged_model(logged.model_id, "READY")
+            client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+            name = recipe.tracking.registered_model
+            version = mlflow.register_model(f"models:/{logged.model_id}", name, tags={"bundle_id": bundle.id})
+            client.set_registered_model_alias(name, "challenger", str(version.version))
+            if promote:
+                client.set_registered_model_alias(name, "champion", str(version.version))
+        return Registered(run.info.run_id, logged.model_id, name, str(version.version))
+    except MlflowException as error:
+        raise RegistryError(
+            f"MLflow at {uri} refused: {str(error).splitlines()[0]} The bundle is kept in {bundle.path}."
+        ) from error
+
+
+def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
