@@ -137,9 +137,7 @@ def save_bundle(target: Path, manifest: Manifest, write: Callable[[Path], None])
         raise UsageError(f"cannot write to {target.parent} ({error.strerror}). Choose a folder you may write to.") from error
     try:
         write(staging)
-        files = {
-            file.name: FileEntry(sha256=sha256_file(file), bytes=file.stat().st_size) for file in sorted(staging.iterdir())
-        }
+        files = {file.name: FileEntry(sha256=sha256_file(file), bytes=file.stat().st_size) for file in sorted(staging.iterdir())}
         content = manifest.model_copy(update={"files": files}).model_dump(mode="json")
         (staging / MANIFEST).write_text(_pretty(content), "utf-8")
         staging.chmod(0o755)

@@ -64,10 +64,8 @@ class StanceNetwork(nn.Module):
         if labels is not None:
             weight = self.class_weights
             assert isinstance(weight, torch.Tensor)
-            loss = functional.cross_entropy(
-                logits.float(), labels, weight=weight, label_smoothing=self.label_smoothing
-            )
-        return SequenceClassifierOutput(loss=loss, logits=logits)  # type: ignore[arg-type]
+            loss = functional.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=self.label_smoothing)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into `folder`."""
@@ -88,9 +86,7 @@ class TorchEngine:
         if "model.safetensors" not in bundle.manifest.files:
             raise BundleError(f"{bundle.path} has no model.safetensors: it ships for serving only. Use the registry's copy.")
         config = AutoConfig.for_model(**json.loads((bundle.path / "config.json").read_text("utf-8")))
-        network = StanceNetwork(
-            AutoModel.from_config(config), len(bundle.manifest.label_set.labels), bundle.manifest.pooling
-        )
+        network = StanceNetwork(AutoModel.from_config(config), len(bundle.manifest.label_set.labels), bundle.manifest.pooling)
         network.load_state_dict(load_file(bundle.path / "model.safetensors"))
         return cls(network)
 

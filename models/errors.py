@@ -1,11 +1,11 @@
 """Every error a user can cause, with a stable code and a sentence that names the fix.
 
-    StancewireError
-    ├── UsageError      an option, file or value that the caller gave is wrong
-    ├── DataError       labelled data that cannot be used; carries every problem found
-    ├── BundleError     a bundle that is missing, damaged or of an unknown format
-    ├── RegistryError   the model registry does not answer or lacks what was asked for
-    └── ExportError     an exported model that does not answer like the trained one
+StancewireError
+├── UsageError      an option, file or value that the caller gave is wrong
+├── DataError       labelled data that cannot be used; carries every problem found
+├── BundleError     a bundle that is missing, damaged or of an unknown format
+├── RegistryError   the model registry does not answer or lacks what was asked for
+└── ExportError     an exported model that does not answer like the trained one
 """
 
 from collections.abc import Sequence

@@ -72,7 +72,9 @@ def _download(model: str) -> Source:
             "Check MLFLOW_TRACKING_URI and the model's name, alias or version."
         ) from error
     except ImportError as error:
-        raise RegistryError(f"{uri} needs a package that is not installed ({error}). Run `pip install stancewire[registry]`.") from error
+        raise RegistryError(
+            f"{uri} needs a package that is not installed ({error}). Run `pip install stancewire[registry]`."
+        ) from error
     except (OSError, ValueError) as error:
         raise RegistryError(f"{model} could not be fetched from {uri}: {error}. Check MLFLOW_TRACKING_URI.") from error
     try:

@@ -63,9 +63,7 @@ def predict(labels: LabelSet, probabilities: FloatArray, threshold: float, trunc
         score = round(float(lean), DECIMALS)
     return Prediction(
         label=labels.labels[best],
-        probabilities={
-            name: round(float(value), DECIMALS) for name, value in zip(labels.labels, probabilities, strict=True)
-        },
+        probabilities={name: round(float(value), DECIMALS) for name, value in zip(labels.labels, probabilities, strict=True)},
         score=score,
         confident=bool(probabilities[best] >= threshold),
         truncated=truncated,

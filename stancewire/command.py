@@ -164,4 +164,6 @@ def _need_training() -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise UsageError("training needs the training packages. Run `make setup-train`, or `pip install 'stancewire[train]'`.") from error
+        raise UsageError(
+            "training needs the training packages. Run `make setup-train`, or `pip install 'stancewire[train]'`."
+        ) from error

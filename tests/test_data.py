@@ -88,7 +88,9 @@ def test_a_wrong_override_names_its_key(override: str, sentence: str) -> None:
 
 
 def test_overrides_and_data_replace_the_recipe() -> None:
-    recipe = load_recipe(DEFAULT, ["fit.epochs=3", "labels.labels=[a, b]", "labels.positive=a", "labels.negative=b"], [Path("x.csv")])
+    recipe = load_recipe(
+        DEFAULT, ["fit.epochs=3", "labels.labels=[a, b]", "labels.positive=a", "labels.negative=b"], [Path("x.csv")]
+    )
     assert recipe.fit.epochs == 3
     assert recipe.labels.labels == ("a", "b")
     assert recipe.data.files == ("x.csv",)

@@ -13,7 +13,7 @@ import pytest
 
 from models.classifier import Classifier
 from models.errors import UsageError
-from service.score import KINDS, ScoreSummary, score_file
+from service.score import ScoreSummary, score_file
 
 TEXTS = ["We will talk, “now”.", "", 'He said "no",\nand left.', "대화를 계속한다 🙂", "x" * 5001, "We will talk, “now”."]
 ERRORS = [None, "empty", None, None, "too_long", None]

@@ -68,9 +68,7 @@ class _Row:
         return f"{self.file}:{self.line}"
 
 
-def check_files(
-    paths: Sequence[Path], label_set: LabelSet, text_column: str = "text", label_column: str = "label"
-) -> CheckReport:
+def check_files(paths: Sequence[Path], label_set: LabelSet, text_column: str = "text", label_column: str = "label") -> CheckReport:
     """Check `paths` as one set of quotes: a text in two of the files is a duplicate."""
     rows: list[_Row] = []
     problems: list[Problem] = []

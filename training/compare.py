@@ -35,7 +35,12 @@ def evaluate_models(names: Sequence[str], files: Sequence[str], out: Path, text_
             draw_evaluation(evaluation, labels.labels, folder)
         except OSError as error:
             raise UsageError(f"cannot write to {folder} ({error.strerror}). Choose another --out.") from error
-        lines += [f"{name} (bundle {source.bundle.id[:12]})", table(evaluation.scores), f"not confident {evaluation.not_confident:.1%}", ""]
+        lines += [
+            f"{name} (bundle {source.bundle.id[:12]})",
+            table(evaluation.scores),
+            f"not confident {evaluation.not_confident:.1%}",
+            "",
+        ]
         content[f"{number} {name}"] = {"bundle": source.bundle.id, **asdict(evaluation.scores)}
     for name, evaluation in list(zip(names, evaluations, strict=True))[1:]:
         found = compare(evaluations[0], evaluation)

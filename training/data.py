@@ -87,7 +87,7 @@ def _load(path: Path) -> Dataset:
             raise DataError(f"{path} is of no known kind. Use {', '.join(sorted(_KINDS))} or a Hugging Face dataset folder.")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty. Give a file with rows.")
-        options = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
+        options: dict[str, object] = {"sep": "\t"} if path.suffix.lower() == ".tsv" else {}
         if kind == "csv":
             options |= {"keep_default_na": False}
         with tempfile.TemporaryDirectory(prefix="stancewire-datasets-") as cache:

@@ -65,9 +65,7 @@ def make_slices(examples: Sequence[Example]) -> dict[str, NDArray[np.bool_]]:
 def compare(first: Evaluation, second: Evaluation, seed: int = 0) -> Comparison:
     """Paired bootstrap of the macro-F1 difference (Berg-Kirkpatrick et al., 2012)."""
     labels = first.probabilities.shape[1]
-    before, after = (
-        bootstrap_macro_f1(part.probabilities.argmax(1), part.truth, labels, seed=seed) for part in (first, second)
-    )
+    before, after = (bootstrap_macro_f1(part.probabilities.argmax(1), part.truth, labels, seed=seed) for part in (first, second))
     return Comparison(
         second.scores.macro_f1 - first.scores.macro_f1,
         bootstrap_interval(np.asarray(after - before)),

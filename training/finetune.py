@@ -116,7 +116,7 @@ def use_bfloat16(wish: str) -> bool:
     if wish != "auto":
         return wish == "on"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     abilities = torch.cpu.get_capabilities()
     return bool(abilities.get("avx512_bf16") or abilities.get("amx_bf16"))
 

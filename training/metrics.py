@@ -65,7 +65,12 @@ def measure(
         aurc=float(risk.mean()),
         accuracy_at_60=float(1 - risk[keep - 1]),
         per_label={
-            label: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "rows": int(table[i].sum())}
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "rows": int(table[i].sum()),
+            }
             for i, label in enumerate(labels)
         },
         confusion=[[int(value) for value in row] for row in table],

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
 BLOCK = 32
-MIN_TABLE_ROWS = 1024
+MIN_TABLE_ROWS = 256
 
 
 def quantise(source: Path, target: Path) -> None:
@@ -25,6 +25,9 @@ def quantise(source: Path, target: Path) -> None:
     quantizer.process()
     model = quantizer.model.model
     _quantise_tables(model.graph)
+    for node in model.graph.node:
+        del node.metadata_props[:]  # the exporter leaves a stack trace on every node
+    del model.graph.value_info[:]
     onnx.save(model, target)
 
 

@@ -25,9 +25,7 @@ def table(scores: Scores) -> str:
         f"{'label':<16}{'precision':>10}{'recall':>8}{'F1':>7}{'rows':>7}",
     ]
     for label, values in scores.per_label.items():
-        lines.append(
-            f"{label:<16}{values['precision']:>10.3f}{values['recall']:>8.3f}{values['f1']:>7.3f}{int(values['rows']):>7}"
-        )
+        lines.append(f"{label:<16}{values['precision']:>10.3f}{values['recall']:>8.3f}{values['f1']:>7.3f}{int(values['rows']):>7}")
     if scores.slices:
         lines.append(f"{'slice':<36}{'macro-F1':>9}{'rows':>6}")
         for name, values in list(scores.slices.items())[:25]:
@@ -71,7 +69,8 @@ Labels a sentence as {", ".join(f"`{label}`" for label in manifest.label_set.lab
 
 - Base: `{manifest.base_model}` (SHA-256 of its weights {manifest.base_sha256[:16]}…), {manifest.pooling} pooling, at most
   {manifest.max_tokens} tokens; longer text is read from its start.
-- Data: {sizes["train"]} rows to train, {sizes["validation"]} to validate, {sizes["test"]} to test; digest {manifest.training_data_sha256[:16]}….
+- Data: {sizes["train"]} rows to train, {sizes["validation"]} to validate, {sizes["test"]} to test;
+  digest {manifest.training_data_sha256[:16]}….
 - Calibration: temperature {manifest.temperature:.3f} set on validation; `confident` from a probability of
   {manifest.confidence_threshold:.3f}, chosen on validation; {evaluation.not_confident:.0%} of the test rows are below it.
 - Engine: ONNX Runtime, {manifest.engine.precision}; same label as float32 torch on {parity["agreement"]:.2%} of the test rows,

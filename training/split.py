@@ -144,9 +144,7 @@ def _refuse_conflicts(examples: Sequence[Example]) -> None:
 
     found = conflicts([example.text for example in examples], [example.label for example in examples])
     if found:
-        rows = [
-            f"{examples[a].where} ({examples[a].label}) and {examples[b].where} ({examples[b].label})" for a, b in found
-        ]
+        rows = [f"{examples[a].where} ({examples[a].label}) and {examples[b].where} ({examples[b].label})" for a, b in found]
         raise DataError("the same text stands with two labels. Decide for one:", rows)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pandas
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 
-import mlflow
 from models.bundle import Bundle
 from models.errors import RegistryError
 from models.registry import tracking_uri
@@ -60,7 +60,9 @@ def log_training(
             mlflow.set_tag("bundle_id", bundle.id)
             for side, rows in sides.items():
                 frame = pandas.DataFrame({"text": [row.text for row in rows], "label": [row.label for row in rows]})
-                mlflow.log_input(mlflow.data.from_pandas(frame, source="local", targets="label", name=f"{recipe.name}-{side}"), side)
+                mlflow.log_input(
+                    mlflow.data.from_pandas(frame, source="local", targets="label", name=f"{recipe.name}-{side}"), side
+                )
             for entry in history:
                 step = round(entry.get("step", 0))
                 mlflow.log_metrics({key: value for key, value in entry.items() if key not in ("step", "epoch")}, step=step)

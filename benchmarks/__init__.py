@@ -1,0 +1,1 @@
+"""Programs that print a table; figures are medians of interleaved rounds."""

@@ -1,0 +1,1 @@
+"""HTTP over a bundle, and batch scoring of files."""

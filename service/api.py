@@ -1,0 +1,70 @@
+"""Shapes of requests and answers, version 1."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassifyRequest(_Shape):
+    """Sentences to classify, in order."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"sentences": ["We are ready to meet them anywhere, any time."]}]},
+    )
+
+    sentences: list[str]
+
+
+class ModelName(_Shape):
+    """The model that answered: `id` is the digest of its manifest and so of every byte of it."""
+
+    name: str
+    version: str
+    id: str
+
+
+class Result(_Shape):
+    """One sentence's answer; `score` is P(positive pole) - P(negative pole), `confident` false asks for a reader."""
+
+    label: str
+    probabilities: dict[str, float]
+    score: float | None = Field(description="from -1 to 1; null where the label set has no poles")
+    confident: bool
+    truncated: bool
+
+
+class ClassifyResponse(_Shape):
+    """Results in the order of the sentences."""
+
+    model: ModelName
+    results: list[Result]
+
+
+class ModelResponse(_Shape):
+    """What is known of the model that answers now."""
+
+    name: str
+    version: str
+    id: str
+    labels: list[str]
+    base_model: str
+    max_tokens: int
+    temperature: float
+    confidence_threshold: float
+    metrics: dict[str, dict[str, float]]
+    card: str
+
+
+class ProblemBody(_Shape):
+    """An error (RFC 9457): `code` is stable, `detail` says what was wrong and what to do."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    code: str

@@ -1,0 +1,63 @@
+"""The application factory: nothing happens at import, everything belongs to the app that `create_app` returns."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+
+from models.classifier import Classifier
+from models.registry import Source, resolve
+from service import errors
+from service.body import BodyLimit
+from service.routes import Ready, router
+from service.settings import Settings, load_settings
+from service.telemetry import Telemetry
+
+
+def create_app(settings: Settings | None = None, source: Source | None = None) -> FastAPI:
+    """An app that serves `source`, or the model that `settings` name; the model is opened and warmed at start-up."""
+    chosen = settings or load_settings()
+    telemetry = Telemetry()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        found = source or resolve(chosen.model)
+        with Classifier(found.bundle, workers=chosen.engine_threads or None) as classifier:
+            classifier.warm()
+            manifest = found.bundle.manifest
+            telemetry.model.labels(manifest.name, found.version, found.bundle.id).set(1)
+            app.state.ready = Ready(classifier, found.version)
+            yield
+            app.state.ready = None
+
+    app = FastAPI(
+        title="Stancewire",
+        summary="Says whether a sentence argues for dialogue or for pressure with the other side",
+        version=version("stancewire"),
+        lifespan=lifespan,
+    )
+    app.state.settings = chosen
+    app.state.telemetry = telemetry
+    app.state.ready = None
+    app.include_router(router)
+    errors.install(app)
+    app.add_middleware(BodyLimit, max_bytes=chosen.max_body_bytes, timeout_s=chosen.body_timeout_s)
+
+    @app.middleware("http")
+    async def observe(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
+        start = time.perf_counter()
+        status = 500
+        with telemetry.in_flight.track_inprogress():
+            try:
+                response = await call(request)
+                status = response.status_code
+                return response
+            finally:
+                route = request.scope.get("route")
+                path = getattr(route, "path", "other")
+                telemetry.requests.labels(path, str(status)).inc()
+                telemetry.latency.labels(path).observe(time.perf_counter() - start)
+
+    return app

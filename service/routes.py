@@ -1,0 +1,152 @@
+"""The addresses of the service. Bodies are read and checked by pydantic's own JSON parser; the engine has threads of its own."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import ValidationError
+
+from models.classifier import Classifier
+from models.schema import Prediction
+from models.text import normalise
+from service.api import ClassifyRequest, ClassifyResponse, ModelName, ModelResponse, ProblemBody, Result
+from service.errors import MEDIA_TYPE, Problem
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+router = APIRouter()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A warm classifier and the version under which users know its model."""
+
+    classifier: Classifier
+    version: str
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"content": {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}}} for status in statuses}
+
+
+@router.post(
+    "/v1/classify",
+    response_model=ClassifyResponse,
+    responses=_problems(400, 408, 413, 415, 422, 503),
+    openapi_extra={
+        "requestBody": {"required": True, "content": {"application/json": {"schema": ClassifyRequest.model_json_schema()}}}
+    },
+)
+async def classify(request: Request) -> Response:
+    """Classify sentences, in order."""
+    ready = _ready(request)
+    sentences = _sentences(request.headers.get("content-type", ""), await request.body(), request.app.state.settings)
+    loop = asyncio.get_running_loop()
+    classifier = ready.classifier
+    calls = await loop.run_in_executor(classifier.pool, classifier.prepare, sentences)
+    parts = await asyncio.gather(*(loop.run_in_executor(classifier.pool, classifier.run, call) for call in calls))
+    found = dict(pair for part in parts for pair in part)
+    predictions = [found[position] for position in range(len(sentences))]
+    _count(request.app.state.telemetry, predictions)
+    bundle = classifier.bundle
+    answer = ClassifyResponse(
+        model=ModelName(name=bundle.manifest.name, version=ready.version, id=bundle.id),
+        results=[
+            Result(label=p.label, probabilities=p.probabilities, score=p.score, confident=p.confident, truncated=p.truncated)
+            for p in predictions
+        ],
+    )
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+@router.get("/v1/model", response_model=ModelResponse, responses=_problems(503))
+async def model(request: Request) -> ModelResponse:
+    """The model that answers now."""
+    ready = _ready(request)
+    bundle = ready.classifier.bundle
+    manifest = bundle.manifest
+    return ModelResponse(
+        name=manifest.name,
+        version=ready.version,
+        id=bundle.id,
+        labels=list(manifest.label_set.labels),
+        base_model=manifest.base_model,
+        max_tokens=manifest.max_tokens,
+        temperature=manifest.temperature,
+        confidence_threshold=manifest.confidence_threshold,
+        metrics=manifest.metrics,
+        card=bundle.card,
+    )
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """Live: the process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=_problems(503))
+async def readyz(request: Request) -> dict[str, str]:
+    """Ready: a model is loaded and warm."""
+    _ready(request)
+    return {"status": "ready"}
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Prometheus metrics."""
+    telemetry: Telemetry = request.app.state.telemetry
+    return Response(telemetry.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _ready(request: Request) -> Ready:
+    ready = request.app.state.ready
+    if not isinstance(ready, Ready):
+        raise Problem(503, "not_ready", "No model is loaded yet. Try again in a few seconds.")
+    return ready
+
+
+def _sentences(content_type: str, body: bytes, settings: Settings) -> list[str]:
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "wrong_content_type", "Send JSON, with the header Content-Type: application/json.")
+    if not body.strip():
+        raise Problem(400, "empty_body", 'The request has no body. Send {"sentences": ["..."]}.')
+    try:
+        sentences = ClassifyRequest.model_validate_json(body).sentences
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if fault["type"] == "json_invalid":
+            raise Problem(400, "invalid_json", f"The body is not JSON in UTF-8: {fault['msg']}.") from error
+        # an unknown key's name is the client's and is not echoed
+        where = ".".join(str(part) for part in fault["loc"][:2]) if fault["type"] != "extra_forbidden" else "the body"
+        detail = f'{where or "the body"}: {fault["msg"]}. Send {{"sentences": ["..."]}}.'
+        raise Problem(422, "invalid_request", detail) from error
+    if not sentences:
+        raise Problem(422, "no_sentences", "The list of sentences is empty. Send at least one.")
+    if len(sentences) > settings.max_sentences:
+        raise Problem(
+            422,
+            "too_many_sentences",
+            f"The request has {len(sentences)} sentences; at most {settings.max_sentences} go into one. Send several requests.",
+        )
+    for index, sentence in enumerate(sentences):
+        if len(sentence) > settings.max_characters:
+            raise Problem(
+                422,
+                "sentence_too_long",
+                f"sentences[{index}] has {len(sentence)} characters; at most {settings.max_characters} are taken. Send a sentence "
+                "or a short quote, not a document.",
+            )
+        if not normalise(sentence):
+            raise Problem(422, "empty_sentence", f"sentences[{index}] is empty. Leave it out.")
+    return sentences
+
+
+def _count(telemetry: Telemetry, predictions: list[Prediction]) -> None:
+    for prediction in predictions:
+        telemetry.sentences.labels(prediction.label).inc()
+        if not prediction.confident:
+            telemetry.not_confident.inc()
+        if prediction.truncated:
+            telemetry.truncated.inc()

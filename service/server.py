@@ -1,0 +1,53 @@
+"""The server process: model first, socket second, then uvicorn, so that what is wrong is said before anything is served."""
+
+import errno
+import logging
+import socket
+
+import uvicorn
+
+from models.errors import UsageError
+from models.registry import resolve
+from service.app import create_app
+from service.settings import Settings
+
+
+def run_server(settings: Settings) -> None:
+    """Serve until a signal; UsageError where the address cannot be bound."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    source = resolve(settings.model)
+    listener = bind(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
+    manifest = source.bundle.manifest
+    shown = f"[{host}]" if ":" in host else host
+    print(
+        f"Stancewire answers on http://{shown}:{port} with {manifest.name} {source.version} ({source.bundle.id[:12]})",
+        flush=True,
+    )
+    config = uvicorn.Config(
+        create_app(settings, source),
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+        server_header=False,
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket on `host` and `port`; UsageError says why there is none."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(f"port {port} on {host} is in use. Stop what uses it, or choose another with --port.") from error
+        if error.errno == errno.EACCES:
+            raise UsageError(f"port {port} may not be bound by this user. Choose one above 1023 with --port.") from error
+        raise UsageError(
+            f"cannot listen on {host}:{port} ({error.strerror}). Give an address of this machine with --host."
+        ) from error
+    return listener

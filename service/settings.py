@@ -1,0 +1,85 @@
+"""Settings of the service: command line over environment (STANCEWIRE_*) over YAML file over default.
+
+A misspelt key is refused with the nearest name, whether it stands in the file or in the environment.
+"""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from models.errors import UsageError
+
+PREFIX = "STANCEWIRE_"
+_OTHER_VARIABLES = {"STANCEWIRE_CONFIG"}
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; `configs/service.yaml` holds the defaults with a comment each."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    model: str = Field("default", description="default, a folder, models:/NAME@ALIAS or models:/NAME/VERSION")
+    host: str = Field("127.0.0.1", description="address to bind")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
+    max_sentences: int = Field(256, ge=1, description="sentences a request")
+    max_characters: int = Field(5000, ge=1, description="characters a sentence")
+    max_body_bytes: int = Field(1_000_000, ge=1, description="bytes a request body")
+    body_timeout_s: float = Field(10, gt=0, description="seconds in which a request body must arrive")
+    drain_timeout_s: int = Field(30, ge=0, description="seconds that accepted requests get to finish at a stop")
+    engine_threads: int = Field(0, ge=0, description="engine threads; 0 is one for each core")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read no environment here: `load_settings` merges it, so that its names can be checked."""
+        return (init_settings,)
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Merge file, environment and `overrides`; UsageError names the setting that is wrong."""
+    if config is None and os.environ.get("STANCEWIRE_CONFIG"):
+        config = Path(os.environ["STANCEWIRE_CONFIG"])
+    content = _read(config) if config is not None else {}
+    for key in content:
+        if key not in Settings.model_fields:
+            raise UsageError(f"{config}: unknown setting {key!r}{_nearest(str(key), list(Settings.model_fields))}.")
+    names = {PREFIX + field.upper(): field for field in Settings.model_fields}
+    for variable, value in os.environ.items():
+        if variable.upper() in names:
+            content[names[variable.upper()]] = value
+        elif variable.startswith(PREFIX) and variable not in _OTHER_VARIABLES and not variable.startswith(f"{PREFIX}CI_"):
+            raise UsageError(f"unknown setting {variable} in the environment{_nearest(variable, list(names))}.")
+    try:
+        return Settings(**(content | overrides))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise UsageError(f"a setting is not right: {faults}. configs/service.yaml shows every setting.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8")) or {}
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no settings file {path}. Start from configs/service.yaml.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path} cannot be read as YAML: {error}.") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold settings and values, such as `port: 8000`.")
+    return content
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(known)}"
