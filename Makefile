@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT ?= 0
 serve: setup-serve
 	$(BIN)/stancewire serve
 
-test: setup-train lint
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 train: setup-train

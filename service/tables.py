@@ -35,6 +35,7 @@ class Chunk:
 
 
 def read_chunks(source: Path) -> Iterator[Chunk]:
+    """Chunks of at most CHUNK_ROWS rows; UsageError names the file and line that cannot be read."""
     """The chunks of `source`, at least one."""
     kind = source.suffix.lower()
     if kind == ".parquet":
@@ -106,6 +107,7 @@ def _refuse(constant: str) -> None:
 
 
 def open_parquet(source: Path) -> Any:
+    """A ParquetFile; UsageError where `source` is none."""
     try:
         return pq.ParquetFile(source)
     except pa.ArrowException as error:

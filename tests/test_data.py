@@ -1,14 +1,16 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 from datasets import Dataset
+from pydantic import BaseModel
 
 from models.errors import DataError, UsageError
 from models.schema import LabelSet
-from training.config import DataRecipe, load_recipe
+from training.config import DataRecipe, Recipe, load_recipe
 from training.data import data_digest, load_examples, require_enough
 
 ROWS = [
@@ -94,3 +96,22 @@ def test_overrides_and_data_replace_the_recipe() -> None:
     assert recipe.fit.epochs == 3
     assert recipe.labels.labels == ("a", "b")
     assert recipe.data.files == ("x.csv",)
+
+
+def test_the_readme_documents_every_key_of_the_recipe() -> None:
+    def keys(model: BaseModel, prefix: str = "") -> Iterator[str]:
+        for name, value in model:
+            if isinstance(value, BaseModel):
+                yield from keys(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name
+
+    readme = (DEFAULT.parent.parent.parent / "README.md").read_text("utf-8")
+    assert [key for key in keys(Recipe()) if f"| `{key}` |" not in readme] == []
+
+
+def test_the_seed_corpus_is_whole() -> None:
+    corpus = DEFAULT.parent.parent.parent / "training" / "corpus"
+    rows = [json.loads(line) for path in sorted(corpus.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
+    assert len(rows) == 3100
+    assert len({row["id"] for row in rows}) == len(rows)

@@ -1,5 +1,110 @@
+"""Training as promised: repeatable, resumable after a kill, the same recipe on two processes, and registered in MLflow."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import mlflow
+import pytest
 
-def test_trains(tiny_bundle: Path) -> None:
-    assert (tiny_bundle / "manifest.json").is_file()
+from models.bundle import open_bundle
+from models.errors import ExportError, RegistryError
+from models.registry import resolve
+from training.config import load_recipe
+from training.pipeline import train
+
+NAMES = {"accuracy", "aurc", "brier", "ece", "macro_f1", "macro_f1_high", "macro_f1_low"}
+
+
+def train_process(recipe: Path, out: Path, tracking: str, *more: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [*(launcher or (sys.executable,)), "-m", "stancewire", "train", str(recipe), "--set", f"out={out}", "--quiet", *more]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking}
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        cwd=recipe.parent,
+        start_new_session=True,
+    )
+
+
+def test_the_run_holds_everything(tiny_bundle: Path, tracking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    client = mlflow.MlflowClient(tracking_uri=tracking)
+    version = client.get_model_version_by_alias("tiny", "champion")
+    assert version.version == client.get_model_version_by_alias("tiny", "challenger").version
+    run = client.get_run(version.run_id)
+    assert {f"test_{name}" for name in NAMES} <= set(run.data.metrics)
+    assert run.data.params["fit.epochs"] == "3"
+    assert {dataset.dataset.name for dataset in run.inputs.dataset_inputs} == {"tiny-train", "tiny-validation", "tiny-test"}
+    files = {entry.path for entry in client.list_artifacts(version.run_id)}
+    assert {"confusion.png", "reliability.png", "risk_coverage.png", "losses.png", "split.json", "recipe.yaml"} <= files
+    assert len(client.get_metric_history(version.run_id, "eval_macro_f1")) == 3
+    assert resolve("models:/tiny@champion").bundle.id == open_bundle(tiny_bundle).id == resolve("models:/tiny/1").bundle.id
+    with pytest.raises(RegistryError, match="alias"):
+        resolve("models:/tiny@nobody")
+
+
+def test_two_runs_are_equal_and_a_killed_one_goes_on(tiny_bundle: Path, tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
+    expected = open_bundle(tiny_bundle).manifest.files["model.safetensors"]
+    out = tmp_path / "run"
+    process = train_process(tiny_recipe, out, tracking)
+    while not list(out.glob("checkpoints/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (out / "bundle").exists()
+    resumed = train_process(tiny_recipe, out, tracking, "--resume")
+    said, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, said
+    assert open_bundle(out / "bundle").manifest.files["model.safetensors"] == expected
+
+
+def test_resuming_with_another_recipe_is_refused(tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    (out / "checkpoints").mkdir(parents=True)
+    shutil.copyfile(tiny_recipe, out / "recipe.yaml")
+    process = train_process(tiny_recipe, out, tracking, "--resume", "--set", "fit.seed=99")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "another recipe" in said
+
+
+def test_the_same_recipe_under_torchrun(tiny_bundle: Path, tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    process = train_process(tiny_recipe, out, tracking, launcher=torchrun)
+    said, _ = process.communicate(timeout=500)
+    assert process.returncode == 0, said
+    assert open_bundle(out / "bundle").manifest.metrics["test"]["rows"] == 20
+    assert json.loads((out / "split.json").read_text("utf-8")) == json.loads((tiny_bundle.parent / "split.json").read_text("utf-8"))
+
+
+def test_an_engine_that_answers_otherwise_fails_the_export(tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
+    os.environ["MLFLOW_TRACKING_URI"] = tracking
+    try:
+        overrides = [f"out={tmp_path}", "export.min_agreement=1.0", "fit.epochs=1", "model.max_tokens=16"]
+        recipe = load_recipe(tiny_recipe, overrides)
+        strict = recipe.model_copy(update={"export": recipe.export.model_copy(update={"min_agreement": 1.01})})
+        with pytest.raises(ExportError, match=r"export\.precision=fp32"):
+            train(strict, quiet=True)
+    finally:
+        del os.environ["MLFLOW_TRACKING_URI"]
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_a_dead_registry_is_said_before_the_work(tiny_recipe: Path, tmp_path: Path) -> None:
+    process = train_process(tiny_recipe, tmp_path / "run", "http://127.0.0.1:9")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "does not answer" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "run").exists()

@@ -14,6 +14,7 @@ import pytest
 from models.classifier import Classifier
 from models.errors import UsageError
 from service.score import ScoreSummary, score_file
+from service.tables import KINDS
 
 TEXTS = ["We will talk, “now”.", "", 'He said "no",\nand left.', "대화를 계속한다 🙂", "x" * 5001, "We will talk, “now”."]
 ERRORS = [None, "empty", None, None, "too_long", None]
