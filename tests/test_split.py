@@ -74,5 +74,8 @@ def test_conflicting_labels_and_repeated_ids_are_refused(corpus: list[Example]) 
     other = "neutral" if corpus[0].label != "neutral" else "pro_pressure"
     with pytest.raises(DataError, match="two labels"):
         make_split([*corpus, example(1, corpus[0].text, other)], [], DataRecipe(), SplitRecipe())
+    contested = example(1, corpus[0].text, other)
+    split = make_split([*corpus, contested], [], DataRecipe(on_conflict="drop"), SplitRecipe())
+    assert {row.id for row in split.dropped} == {contested.id, corpus[0].id}
     with pytest.raises(DataError, match="unique"):
         make_split([*corpus, corpus[0]], [], DataRecipe(), SplitRecipe())

@@ -18,7 +18,8 @@ class _Strict(BaseModel):
 
 
 class DataRecipe(_Strict):
-    """Which rows: files (globs allowed), their columns, and what happens when rows of `test_files` stand in the others."""
+    """Which rows: files (globs allowed) and their columns; what happens to training rows that repeat a row of `test_files`
+    (`on_leak`) and to those whose text also stands with another label (`on_conflict`)."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
@@ -29,6 +30,7 @@ class DataRecipe(_Strict):
     slice_columns: tuple[str, ...] = ("issue", "register", "phenomena")
     near_duplicate: float = Field(0.6, gt=0, le=1)
     on_leak: Literal["refuse", "drop"] = "refuse"
+    on_conflict: Literal["refuse", "drop"] = "refuse"
 
 
 class SplitRecipe(_Strict):

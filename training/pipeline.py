@@ -62,7 +62,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     if first:
         split.write(recipe.out / "split.json")
         sizes = ", ".join(f"{side} {len(rows)}" for side, rows in split.sides().items())
-        say(f"rows: {sizes}" + (f", left out as repeats of test rows {len(split.dropped)}" if split.dropped else ""))
+        say(f"rows: {sizes}" + (f", left out (repeats of test rows, two labels) {len(split.dropped)}" if split.dropped else ""))
     fitted = fit(recipe, base, tokenizer, split, recipe.out / "checkpoints", resume=resume, quiet=quiet or not first)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()

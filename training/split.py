@@ -7,14 +7,14 @@ learnt by heart.
 import json
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from models.errors import DataError
-from training.audit import clusters, near_duplicates
+from training.audit import clusters, conflicts, near_duplicates
 from training.config import DataRecipe, SplitRecipe
 from training.data import Example
 
@@ -23,7 +23,7 @@ SIDES = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The three sides; `dropped` rows were left out because they repeat a test row."""
+    """The three sides; `dropped` rows were left out: they repeat a test row, or their text has two labels."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
@@ -54,9 +54,10 @@ def families(examples: Sequence[Example], near_duplicate: float) -> list[int]:
 def make_split(examples: Sequence[Example], tests: Sequence[Example], data: DataRecipe, recipe: SplitRecipe) -> Split:
     """Split `examples`; where `tests` is given it is the test side and only validation is taken out of `examples`."""
     _refuse_same_ids([*examples, *tests])
+    contested = _contested(examples, tests, data)
+    examples = [example for example in examples if example not in contested]
     everything = [*examples, *tests]
     family = families(everything, data.near_duplicate)
-    _refuse_conflicts(everything)
     if recipe.file is not None:
         split = _from_file(everything, recipe.file)
     elif tests:
@@ -66,7 +67,7 @@ def make_split(examples: Sequence[Example], tests: Sequence[Example], data: Data
         train, validation = _take(rest, examples, family, recipe.validation / (1 - recipe.test), recipe.seed)
         split = Split(*(tuple(examples[i] for i in side) for side in (train, validation, test)))
     audit_split(split, dict(zip((example.id for example in everything), family, strict=True)))
-    return split
+    return replace(split, dropped=(*contested, *split.dropped))
 
 
 def audit_split(split: Split, family: dict[str, int]) -> None:
@@ -139,13 +140,19 @@ def _refuse_same_ids(examples: Sequence[Example]) -> None:
         raise DataError("ids must be unique. Give each row its own, or set data.id_column=null:", problems)
 
 
-def _refuse_conflicts(examples: Sequence[Example]) -> None:
-    from training.audit import conflicts
-
-    found = conflicts([example.text for example in examples], [example.label for example in examples])
-    if found:
-        rows = [f"{examples[a].where} ({examples[a].label}) and {examples[b].where} ({examples[b].label})" for a, b in found]
-        raise DataError("the same text stands with two labels. Decide for one:", rows)
+def _contested(examples: Sequence[Example], tests: Sequence[Example], data: DataRecipe) -> list[Example]:
+    """Rows of `examples` whose text also stands with another label; DataError where the recipe does not leave them out."""
+    everything = [*examples, *tests]
+    found = conflicts([example.text for example in everything], [example.label for example in everything])
+    if found and data.on_conflict == "refuse":
+        rows = [
+            f"{everything[a].where} ({everything[a].label}) and {everything[b].where} ({everything[b].label})" for a, b in found
+        ]
+        raise DataError(
+            "the same text stands with two labels. Decide for one, or set data.on_conflict=drop to leave out such training rows:",
+            rows,
+        )
+    return [examples[i] for i in sorted({i for pair in found for i in pair if i < len(examples)})]
 
 
 def _from_file(examples: Sequence[Example], path: Path) -> Split:
