@@ -1,9 +1,10 @@
 """Where a model comes from: a name on the command line to a verified bundle on disk.
 
 `default` is the bundle that ships, `models:/NAME@ALIAS` and `models:/NAME/VERSION` come from the MLflow registry named by
-MLFLOW_TRACKING_URI (sqlite:///mlflow.db where it is not set), anything else is a folder.
+MLFLOW_TRACKING_URI (sqlite:///mlflow.db where it is not set) by way of a cache in ~/.cache/stancewire, all else is a folder.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ from models.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
 from models.errors import BundleError, RegistryError
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+_ID = re.compile(r"[0-9a-f]{64}")
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -52,6 +54,7 @@ def _download(model: str) -> Source:
     # MLflow retries for minutes by default; a service that starts should say what is wrong while somebody is watching.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         import mlflow
         from mlflow.exceptions import MlflowException
@@ -62,10 +65,16 @@ def _download(model: str) -> Source:
         name, alias = match["name"], match["alias"]
         version = client.get_model_version_by_alias(name, alias).version if alias else match["version"]
         found = client.get_model_version(name, str(version))
-        staging = Path(tempfile.mkdtemp(prefix="stancewire-bundle-"))
-        mlflow.set_tracking_uri(uri)
-        source = found.source or f"models:/{name}/{version}"
-        downloaded = Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(staging), tracking_uri=uri))
+        cache = _cache()
+        bundle = _kept(cache, str(found.tags.get("bundle_id")))
+        if bundle is None:
+            mlflow.set_tracking_uri(uri)
+            staging = tempfile.mkdtemp(dir=cache)
+            origin = found.source or f"models:/{name}/{version}"
+            fetched = mlflow.artifacts.download_artifacts(artifact_uri=origin, dst_path=staging, tracking_uri=uri)
+            bundle = _keep(_bundle_folder(Path(fetched)), cache)
+            shutil.rmtree(staging)
+        return Source(bundle, str(version))
     except MlflowException as error:
         raise RegistryError(
             f"{model} could not be fetched from {uri}: {str(error).splitlines()[0]} "
@@ -77,11 +86,37 @@ def _download(model: str) -> Source:
         ) from error
     except (OSError, ValueError) as error:
         raise RegistryError(f"{model} could not be fetched from {uri}: {error}. Check MLFLOW_TRACKING_URI.") from error
+
+
+def _cache() -> Path:
+    """Where fetched bundles are kept by id, so that the next start need not fetch; a temporary folder where home is read-only."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stancewire" / "bundles"
     try:
-        return Source(open_bundle(_bundle_folder(downloaded)), str(version))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="stancewire-bundles-"))
+
+
+def _kept(cache: Path, bundle_id: str) -> Bundle | None:
+    """The bundle as the cache has it; a damaged one is removed, to be fetched again."""
+    folder = cache / bundle_id
+    if not _ID.fullmatch(bundle_id) or not folder.is_dir():
+        return None
+    try:
+        return open_bundle(folder)
     except BundleError:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _keep(fetched: Path, cache: Path) -> Bundle:
+    """Move a fetched bundle, verified first, to its place in the cache."""
+    kept = cache / open_bundle(fetched).id
+    with contextlib.suppress(OSError):  # another process was there before; what it left is verified like any other
+        fetched.rename(kept)
+    return open_bundle(kept)
 
 
 def _bundle_folder(downloaded: Path) -> Path:

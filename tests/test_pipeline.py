@@ -52,6 +52,21 @@ def test_the_run_holds_everything(tiny_bundle: Path, tracking: str, monkeypatch:
         resolve("models:/tiny@nobody")
 
 
+def test_fetched_bundles_are_cached_and_mended(
+    tiny_bundle: Path, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = resolve("models:/tiny@champion").bundle
+    assert first.path.is_relative_to(tmp_path)
+    assert [entry.name for entry in first.path.parent.iterdir()] == [first.id]
+    (first.path / "model.onnx").write_bytes(b"damaged")
+    assert resolve("models:/tiny@champion").bundle == first == resolve("models:/tiny/1").bundle
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert resolve("models:/tiny/1").bundle.id == first.id
+
+
 def test_two_runs_are_equal_and_a_killed_one_goes_on(tiny_bundle: Path, tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
     expected = open_bundle(tiny_bundle).manifest.files["model.safetensors"]
     out = tmp_path / "run"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModel, EarlyStoppingCallback, EvalPrediction, Trainer, TrainingArguments, set_seed
+from transformers import AutoModel, EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from models.encoding import Encoder
@@ -94,6 +94,8 @@ def fit(recipe: Recipe, base: Path, tokenizer: Path, split: Split, checkpoints: 
         compute_metrics=_macro_f1,
         callbacks=[EarlyStoppingCallback(early_stopping_patience=fit_recipe.patience)],
     )
+    if quiet:
+        trainer.remove_callback(PrinterCallback)
     last = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     # accelerate has wrapped the network's forward in autocast; the weights move to one that runs in float32
