@@ -8,10 +8,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from models.documents import read_yaml
 from models.errors import UsageError
 
 PREFIX = "STANCEWIRE_"
@@ -51,7 +51,7 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     """Merge file, environment and `overrides`; UsageError names the setting that is wrong."""
     if config is None and os.environ.get("STANCEWIRE_CONFIG"):
         config = Path(os.environ["STANCEWIRE_CONFIG"])
-    content = _read(config) if config is not None else {}
+    content = read_yaml(config, "settings file", "configs/service.yaml") if config is not None else {}
     for key in content:
         if key not in Settings.model_fields:
             raise UsageError(f"{config}: unknown setting {key!r}{_nearest(str(key), list(Settings.model_fields))}.")
@@ -66,18 +66,6 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise UsageError(f"a setting is not right: {faults}. configs/service.yaml shows every setting.") from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text("utf-8")) or {}
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no settings file {path}. Start from configs/service.yaml.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read as YAML: {error}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold settings and values, such as `port: 8000`.")
-    return content
 
 
 def _nearest(name: str, known: list[str]) -> str:

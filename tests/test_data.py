@@ -81,6 +81,7 @@ def test_one_class_and_five_rows_are_refused(tmp_path: Path) -> None:
         ("fit.epoch=3", "fit.epoch"),
         ("fit", "key=value"),
         ("name.x=3", "holds a value"),
+        ("name=[a", "not a YAML value"),
         ("labels.positive=war", "not one of the labels"),
     ],
 )

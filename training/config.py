@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from models.documents import read_yaml
 from models.errors import UsageError
 from models.schema import LabelSet
 
@@ -109,19 +110,17 @@ class Recipe(_Strict):
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), data: Sequence[Path] = ()) -> Recipe:
     """Read a recipe; `overrides` are `key.key=value` with YAML values, `data` replaces its files."""
-    try:
-        content = yaml.safe_load(path.read_text("utf-8")) or {}
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no recipe {path}. Start from configs/train/default.yaml.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path} cannot be read as YAML: {error}.") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold keys and values, such as `name: stance`.")
+    content = read_yaml(path, "recipe", "configs/train/default.yaml")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise UsageError(f"--set {override!r} is not key=value, such as --set fit.epochs=3.")
-        _put(content, key.split("."), yaml.safe_load(value))
+        try:
+            _put(content, key.split("."), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"--set {key}: {value!r} is not a YAML value. Put quotes around text with brackets or colons."
+            ) from error
     if data:
         _put(content, ["data", "files"], [str(file) for file in data])
     try:

@@ -36,7 +36,7 @@ def test_command_line_goes_before_environment_before_file(tmp_path: Path, monkey
         ("prot: 1", "did you mean port"),
         ("port: many", "port: "),
         ("port: 70000", "port: "),
-        ("- a", "must hold settings"),
+        ("- a", "must hold keys"),
         ("a: b: c", "cannot be read as YAML"),
     ],
 )
