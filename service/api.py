@@ -1,6 +1,8 @@
 """Shapes of requests and answers, version 1."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 
 class _Shape(BaseModel):
@@ -17,7 +19,7 @@ class ClassifyRequest(_Shape):
         json_schema_extra={"examples": [{"sentences": ["We are ready to meet them anywhere, any time."]}]},
     )
 
-    sentences: list[str]
+    sentences: Annotated[list[str], FailFast()]  # one fault is reported, not one for each of 100,000 numbers
 
 
 class ModelName(_Shape):
@@ -67,4 +69,8 @@ class ProblemBody(_Shape):
     title: str
     status: int
     detail: str
+    instance: str = Field(description="a URN of this one answer; the log names it where the service failed")
     code: str
+    errors: list[dict[str, str]] | None = Field(
+        None, description="where the fault lies: `pointer` (a JSON pointer into the body, as a fragment) and `detail`"
+    )

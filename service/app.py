@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from importlib.metadata import version
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from importlib import metadata
 
 from fastapi import FastAPI, Request, Response
 
@@ -15,28 +15,35 @@ from service.routes import Ready, router
 from service.settings import Settings, load_settings
 from service.telemetry import Telemetry
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a client may invent others
 
-def create_app(settings: Settings | None = None, source: Source | None = None) -> FastAPI:
-    """An app that serves `source`, or the model that `settings` name; the model is opened and warmed at start-up."""
+
+def create_app(settings: Settings | None = None, source: Source | Ready | None = None) -> FastAPI:
+    """An app that serves `source`, or the model that `settings` name; it is opened at start-up, unless `source` is open already."""
     chosen = settings or load_settings()
     telemetry = Telemetry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        found = source or resolve(chosen.model)
-        with Classifier(found.bundle, workers=chosen.engine_threads or None) as classifier:
+        opened: AbstractContextManager[Classifier]
+        if isinstance(source, Ready):
+            version, opened = source.version, nullcontext(source.classifier)
+        else:
+            found = source or resolve(chosen.model)
+            version, opened = found.version, Classifier(found.bundle, workers=chosen.engine_threads or None)
+        with opened as classifier:
             classifier.warm()
-            manifest = found.bundle.manifest
-            telemetry.model.labels(manifest.name, found.version, found.bundle.id).set(1)
-            app.state.ready = Ready(classifier, found.version)
+            telemetry.model.labels(classifier.bundle.manifest.name, version, classifier.bundle.id).set(1)
+            app.state.ready = Ready(classifier, version)
             yield
             app.state.ready = None
 
     app = FastAPI(
         title="Stancewire",
         summary="Says whether a sentence argues for dialogue or for pressure with the other side",
-        version=version("stancewire"),
+        version=metadata.version("stancewire"),
         lifespan=lifespan,
+        redirect_slashes=False,  # a redirect is no problem document, and clients drop the body of a POST on it
     )
     app.state.settings = chosen
     app.state.telemetry = telemetry
@@ -57,7 +64,8 @@ def create_app(settings: Settings | None = None, source: Source | None = None) -
             finally:
                 route = request.scope.get("route")
                 path = getattr(route, "path", "other")
-                telemetry.requests.labels(path, str(status)).inc()
+                method = request.method if request.method in _METHODS else "other"
+                telemetry.requests.labels(path, method, str(status)).inc()
                 telemetry.latency.labels(path).observe(time.perf_counter() - start)
 
     return app

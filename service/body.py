@@ -4,7 +4,7 @@ import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import Problem, problem_response
+from service.errors import Problem
 
 
 class BodyLimit:
@@ -22,9 +22,7 @@ class BodyLimit:
             return
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if announced.isdigit() and int(announced) > self.max_bytes:
-            problem = self._too_large()
-            answer = problem_response(problem.status, problem.code, problem.detail, {"Connection": "close"})
-            await answer(scope, receive, send)
+            await self._too_large({"Connection": "close"}).response()(scope, receive, send)
             return
         deadline = asyncio.get_running_loop().time() + self.timeout_s
         size = 0
@@ -39,7 +37,10 @@ class BodyLimit:
                     message = await receive()
             except TimeoutError:
                 raise Problem(
-                    408, "body_timeout", f"The request body did not arrive within {self.timeout_s:g} s. Send it in one go."
+                    408,
+                    "body_timeout",
+                    f"The request body did not arrive within {self.timeout_s:g} s. Send it in one go.",
+                    headers={"Connection": "close"},
                 ) from None
             if message["type"] == "http.request":
                 size += len(message.get("body", b""))
@@ -50,7 +51,6 @@ class BodyLimit:
 
         await self.app(scope, counted, send)
 
-    def _too_large(self) -> Problem:
-        return Problem(
-            413, "body_too_large", f"The request body is over {self.max_bytes} bytes. Send fewer sentences in each request."
-        )
+    def _too_large(self, headers: dict[str, str] | None = None) -> Problem:
+        detail = f"The request body is over {self.max_bytes} bytes. Send fewer sentences in each request."
+        return Problem(413, "body_too_large", detail, headers=headers)

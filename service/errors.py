@@ -1,12 +1,14 @@
 """One shape for every error: application/problem+json (RFC 9457) with a stable code, never an echo of the input."""
 
 import logging
+import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from service.api import ProblemBody
 
@@ -20,19 +22,42 @@ _DETAILS = {
 
 
 class Problem(Exception):
-    """An error answer."""
+    """An error answer; `pointer` is the place in the body at fault, such as `#/sentences/3`."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(
+        self, status: int, code: str, detail: str, *, pointer: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
+        self.pointer = pointer
+        self.headers = headers
+
+    def response(self) -> Response:
+        """This problem as an answer."""
+        return problem_response(self.status, self.code, self.detail, self.headers, pointer=self.pointer)
 
 
-def problem_response(status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The answer for one problem."""
-    body = ProblemBody(title=HTTPStatus(status).phrase, status=status, detail=detail, code=code)
-    return Response(body.model_dump_json(), status, dict(headers or {}), MEDIA_TYPE)
+def problem_response(
+    status: int,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    pointer: str | None = None,
+    instance: str | None = None,
+) -> Response:
+    """The answer for one problem; `instance` is a new URN where none is given."""
+    body = ProblemBody(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        instance=instance or uuid.uuid4().urn,
+        code=code,
+        errors=None if pointer is None else [{"pointer": pointer, "detail": detail}],
+    )
+    return Response(body.model_dump_json(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -40,12 +65,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_fault)
 
 
 def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return problem_response(error.status, error.code, error.detail)
+    return error.response()
 
 
 def _on_http(request: Request, error: Exception) -> Response:
@@ -58,6 +84,13 @@ def _on_validation(request: Request, error: Exception) -> Response:
     return problem_response(422, "invalid_request", "The request is not of the form that GET /docs shows.")
 
 
+def _on_disconnect(request: Request, error: Exception) -> Response:
+    # nobody reads this answer, but it is counted as the client's doing and not as a fault of the service
+    return problem_response(400, "client_disconnected", "The connection was closed before the request body had arrived.")
+
+
 def _on_fault(request: Request, error: Exception) -> Response:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
-    return problem_response(500, "internal_error", "The service failed on this request. Its log says why; please report it.")
+    instance = uuid.uuid4().urn
+    _log.error("%s: %s %r failed", instance, request.method, request.url.path[:200], exc_info=error)
+    detail = "The service failed on this request. Its log says why, under this answer's instance; please report it."
+    return problem_response(500, "internal_error", detail, instance=instance)

@@ -119,16 +119,18 @@ def _sentences(content_type: str, body: bytes, settings: Settings) -> list[str]:
         if fault["type"] == "json_invalid":
             raise Problem(400, "invalid_json", f"The body is not JSON in UTF-8: {fault['msg']}.") from error
         # an unknown key's name is the client's and is not echoed
-        where = ".".join(str(part) for part in fault["loc"][:2]) if fault["type"] != "extra_forbidden" else "the body"
+        place = fault["loc"][:2] if fault["type"] != "extra_forbidden" else ()
+        where = ".".join(map(str, place))
         detail = f'{where or "the body"}: {fault["msg"]}. Send {{"sentences": ["..."]}}.'
-        raise Problem(422, "invalid_request", detail) from error
+        raise Problem(422, "invalid_request", detail, pointer="/".join(["#", *map(str, place)])) from error
     if not sentences:
-        raise Problem(422, "no_sentences", "The list of sentences is empty. Send at least one.")
+        raise Problem(422, "no_sentences", "The list of sentences is empty. Send at least one.", pointer="#/sentences")
     if len(sentences) > settings.max_sentences:
         raise Problem(
             422,
             "too_many_sentences",
             f"The request has {len(sentences)} sentences; at most {settings.max_sentences} go into one. Send several requests.",
+            pointer="#/sentences",
         )
     for index, sentence in enumerate(sentences):
         if len(sentence) > settings.max_characters:
@@ -137,9 +139,10 @@ def _sentences(content_type: str, body: bytes, settings: Settings) -> list[str]:
                 "sentence_too_long",
                 f"sentences[{index}] has {len(sentence)} characters; at most {settings.max_characters} are taken. Send a sentence "
                 "or a short quote, not a document.",
+                pointer=f"#/sentences/{index}",
             )
         if not normalise(sentence):
-            raise Problem(422, "empty_sentence", f"sentences[{index}] is empty. Leave it out.")
+            raise Problem(422, "empty_sentence", f"sentences[{index}] is empty. Leave it out.", pointer=f"#/sentences/{index}")
     return sentences
 
 

@@ -1,37 +1,44 @@
-"""The server process: model first, socket second, then uvicorn, so that what is wrong is said before anything is served."""
+"""The server process: bundle, socket and engine before uvicorn, so that what is wrong is said before anything is served."""
 
 import errno
 import logging
+import signal
 import socket
+import sys
 
 import uvicorn
 
+from models.classifier import Classifier
 from models.errors import UsageError
 from models.registry import resolve
 from service.app import create_app
+from service.routes import Ready
 from service.settings import Settings
 
 
 def run_server(settings: Settings) -> None:
-    """Serve until a signal; UsageError where the address cannot be bound."""
+    """Serve until a signal; UsageError where the address cannot be bound, BundleError where the engine cannot be loaded."""
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     source = resolve(settings.model)
     listener = bind(settings.host, settings.port)
     host, port = listener.getsockname()[:2]
     manifest = source.bundle.manifest
     shown = f"[{host}]" if ":" in host else host
-    print(
-        f"Stancewire answers on http://{shown}:{port} with {manifest.name} {source.version} ({source.bundle.id[:12]})",
-        flush=True,
-    )
-    config = uvicorn.Config(
-        create_app(settings, source),
-        log_level="warning" if settings.log_level == "info" else settings.log_level,
-        access_log=False,
-        timeout_graceful_shutdown=settings.drain_timeout_s,
-        server_header=False,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    with listener, Classifier(source.bundle, workers=settings.engine_threads or None) as classifier:
+        config = uvicorn.Config(
+            create_app(settings, Ready(classifier, source.version)),
+            log_level="warning" if settings.log_level == "info" else settings.log_level,
+            access_log=False,
+            timeout_graceful_shutdown=settings.drain_timeout_s,
+            server_header=False,
+        )
+        # uvicorn drains, then raises the signal again for the handler that stood before its own: a stop on request is no failure
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+        print(
+            f"Stancewire answers on http://{shown}:{port} with {manifest.name} {source.version} ({source.bundle.id[:12]})",
+            flush=True,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -42,6 +49,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(2048)
+    except ValueError as error:  # a name that cannot be one: UnicodeError from IDNA, or a NUL
+        raise UsageError(f"{host[:80]!r} is not a host name. Give an address of this machine with --host.") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UsageError(f"port {port} on {host} is in use. Stop what uses it, or choose another with --port.") from error

@@ -15,7 +15,7 @@ from models.documents import read_yaml
 from models.errors import UsageError
 
 PREFIX = "STANCEWIRE_"
-_OTHER_VARIABLES = {"STANCEWIRE_CONFIG"}
+_OTHER_VARIABLES = frozenset({"STANCEWIRE_CONFIG", "STANCEWIRE_DATABASE_URL"})
 
 
 class Settings(BaseSettings):
@@ -29,7 +29,7 @@ class Settings(BaseSettings):
     max_sentences: int = Field(256, ge=1, description="sentences a request")
     max_characters: int = Field(5000, ge=1, description="characters a sentence")
     max_body_bytes: int = Field(1_000_000, ge=1, description="bytes a request body")
-    body_timeout_s: float = Field(10, gt=0, description="seconds in which a request body must arrive")
+    body_timeout_s: float = Field(10, gt=0, allow_inf_nan=False, description="seconds in which a request body must arrive")
     drain_timeout_s: int = Field(30, ge=0, description="seconds that accepted requests get to finish at a stop")
     engine_threads: int = Field(0, ge=0, description="engine threads; 0 is one for each core")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")

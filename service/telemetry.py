@@ -10,7 +10,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self.requests = Counter("stancewire_requests", "Requests", ["route", "status"], registry=self._registry)
+        self.requests = Counter("stancewire_requests", "Requests", ["route", "method", "status"], registry=self._registry)
         self.latency = Histogram(
             "stancewire_request_seconds", "Time to answer", ["route"], buckets=_SECONDS, registry=self._registry
         )

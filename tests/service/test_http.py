@@ -1,5 +1,7 @@
 """The contract of every address, against the real app on a real bundle."""
 
+import gzip
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,6 +79,7 @@ def test_long_text_is_truncated_and_says_so(client: TestClient) -> None:
         (b'{"sentences": ["a"], "more": 1}', 422, "invalid_request"),
         (b'{"' + b"k" * 15_000 + b'": 1}', 422, "invalid_request"),
         (b"[]", 422, "invalid_request"),
+        (gzip.compress(b'{"sentences": ["a"]}'), 400, "invalid_json"),
         (b'{"sentences": []}', 422, "no_sentences"),
         (b'{"sentences": ["a", " \\u0000 "]}', 422, "empty_sentence"),
         (b'{"sentences": [' + b",".join([b'"a"'] * 41) + b"]}", 422, "too_many_sentences"),
@@ -89,6 +92,7 @@ def test_what_a_client_did_wrong_gets_a_problem(client: TestClient, body: bytes,
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
     assert len(answer.content) < 1000
+    assert answer.json()["instance"].startswith("urn:uuid:")
 
 
 def test_an_unannounced_body_is_limited_while_it_is_read(client: TestClient) -> None:
@@ -96,9 +100,40 @@ def test_an_unannounced_body_is_limited_while_it_is_read(client: TestClient) -> 
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        (b'{"sentences": ["a", ""]}', "#/sentences/1"),
+        (b'{"sentences": ["a", 2, 3]}', "#/sentences/1"),
+        (b'{"sentences": []}', "#/sentences"),
+        (b'{"sentences": ["a"], "secret": 1}', "#"),
+        (b"{}", "#/sentences"),
+    ],
+)
+def test_a_problem_points_at_its_place_in_the_body(client: TestClient, body: bytes, pointer: str) -> None:
+    answer = client.post("/v1/classify", content=body, headers=JSON)
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+    assert "secret" not in answer.text
+
+
+def test_a_fault_is_logged_under_the_instance_and_tells_nothing(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("internals")
+
+    monkeypatch.setattr("service.routes._count", fail)
+    with caplog.at_level(logging.ERROR, "stancewire"):
+        answer = client.post("/v1/classify", json={"sentences": ["a"]})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert "internals" not in answer.text
+    assert answer.json()["instance"] in caplog.text
+
+
 def test_wrong_types_and_addresses(client: TestClient) -> None:
     assert client.post("/v1/classify", content=b"x", headers={"Content-Type": "text/plain"}).json()["code"] == "wrong_content_type"
     assert client.get("/nowhere").json()["code"] == "not_found"
+    assert client.post("/v1/classify/", json={"sentences": ["a"]}).json()["code"] == "not_found"
     refused = client.get("/v1/classify")
     assert (refused.json()["code"], refused.headers["allow"]) == ("method_not_allowed", "POST")
 
@@ -115,7 +150,7 @@ def test_model_health_metrics_and_docs(client: TestClient, tiny_bundle: Path) ->
     assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
     classify(client, ["We will talk."])
     page = client.get("/metrics").text
-    assert 'stancewire_requests_total{route="/v1/classify",status="200"}' in page
+    assert 'stancewire_requests_total{method="POST",route="/v1/classify",status="200"}' in page
     assert model["id"] in page
     assert client.get("/docs").status_code == 200
     schema = client.get("/openapi.json").json()

@@ -53,3 +53,16 @@ def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("STANCEWIRE_PROT", "1")
     with pytest.raises(UsageError, match="did you mean STANCEWIRE_PORT"):
         load_settings()
+
+
+def test_the_label_stores_variable_is_not_a_setting_of_the_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STANCEWIRE_DATABASE_URL", "sqlite:///labels.db")
+    assert load_settings() == Settings()
+
+
+@pytest.mark.parametrize("value", [".inf", ".nan", "0"])
+def test_a_timeout_is_a_length_of_time(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "service.yaml"
+    path.write_text(f"body_timeout_s: {value}\n", "utf-8")
+    with pytest.raises(UsageError, match="body_timeout_s: "):
+        load_settings(path)

@@ -1,0 +1,85 @@
+"""The real server process and the raw socket: what a test client cannot do."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from models.bundle import open_bundle, save_bundle
+from models.errors import UsageError
+from service.server import bind
+
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+@contextmanager
+def serving(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server on a port of its own choice, with a body timeout of half a second."""
+    config = folder / "service.yaml"
+    config.write_text("body_timeout_s: 0.5\nport: 0\n", "utf-8")
+    command = [sys.executable, "-m", "stancewire", "serve", "--config", str(config), "--model", str(model)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()  # the socket listens by now: a connection waits until it is accepted
+            assert line.startswith("Stancewire answers on http://127.0.0.1:"), line
+            yield process, int(line.split(":")[2].split()[0])
+        finally:
+            process.kill()
+
+
+def exchange(port: int, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        received = b""
+        while part := connection.recv(65536):
+            received += part
+        return received
+
+
+def test_slow_and_broken_bodies_then_a_clean_stop(tiny_bundle: Path, tmp_path: Path) -> None:
+    with serving(tiny_bundle, tmp_path) as (process, port):
+        late = exchange(port, HEAD + b"Content-Length: 100\r\n\r\n{")
+        assert late.startswith(b"HTTP/1.1 408 ") and b'"code":"body_timeout"' in late
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(HEAD + b"Content-Length: 100\r\n\r\n{")
+        body = b'{"sentences": ["We will talk."]}'
+        answer = exchange(port, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        metrics = exchange(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert b'status="408"' in metrics and b'status="5' not in metrics
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, "")
+
+
+def test_an_engine_that_cannot_be_loaded_is_said_before_anything_is_served(tiny_bundle: Path, tmp_path: Path) -> None:
+    whole = open_bundle(tiny_bundle)
+
+    def write(folder: Path) -> None:
+        for name in whole.manifest.files:
+            shutil.copyfile(whole.path / name, folder / name)
+        (folder / whole.manifest.engine.file).write_bytes(b"not a network")
+
+    save_bundle(tmp_path / "broken", whole.manifest, write)
+    command = [sys.executable, "-m", "stancewire", "serve", "--port", "0", "--model", str(tmp_path / "broken")]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "cannot be run" in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("host", ["..", "a" * 70, "a\0b", "192.0.2.1"])
+def test_an_address_that_cannot_be_bound_names_the_option(host: str) -> None:
+    with pytest.raises(UsageError, match="--host"):
+        bind(host, 0)
+
+
+def test_a_port_in_use_names_the_option() -> None:
+    with bind("127.0.0.1", 0) as listener, pytest.raises(UsageError, match="--port"):
+        bind("127.0.0.1", listener.getsockname()[1])
