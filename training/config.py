@@ -20,10 +20,12 @@ class _Strict(BaseModel):
 
 class DataRecipe(_Strict):
     """Which rows: files (globs allowed) and their columns; what happens to training rows that repeat a row of `test_files`
-    (`on_leak`) and to those whose text also stands with another label (`on_conflict`)."""
+    (`on_leak`) and to those whose text also stands with another label (`on_conflict`); `briefings` names where the text of the
+    labelled briefing sentences is (see training/briefings.py)."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
+    briefings: Path | None = None
     text_column: str = "text"
     label_column: str = "label"
     id_column: str | None = "id"

@@ -24,6 +24,7 @@ from models.engine_onnx import OnnxEngine
 from models.errors import UsageError
 from models.schema import FloatArray
 from training.base import base_digest, locate_base, write_tokenizer
+from training.briefings import load_briefings
 from training.calibrate import choose_threshold, fit_temperature
 from training.config import Recipe
 from training.data import Example, data_digest, load_examples, require_enough
@@ -52,6 +53,11 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     if first:
         connect()  # before the work, not after it
     examples = load_examples(recipe.data.files, recipe.data, recipe.labels)
+    if recipe.data.briefings is not None:
+        briefings = load_briefings(recipe.data.briefings, recipe.labels)
+        examples += briefings.examples
+        if first:
+            say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
     tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
     require_enough(examples, recipe.labels)
     split = make_split(examples, tests, recipe.data, recipe.split)

@@ -1,0 +1,82 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from models.errors import DataError
+from models.schema import LabelSet
+from training.briefings import COLUMNS, LABELS, load_briefings, sentence_digest, write_labels
+
+DOCUMENT = """---
+title: A made-up briefing
+---
+
+**MS. ARDEN:** Well, look, we have said — and I will
+say it again — that the door is open.  We will keep [the measures](https://example.org)
+in place until they disarm.
+
+> The session opens at nine.
+"""
+SENTENCES = [
+    ("Well, look, we have said — and I will say it again — that the door is open.", "pro_dialogue"),
+    ("We will keep the measures in place until they disarm.", "pro_pressure"),
+    ("The session opens at nine.", "neutral"),
+    ("This one stands nowhere.", "neutral"),
+]
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    rows = [
+        {"text": text, "label": label, "confidence": 3, "issue": "other", "source": "briefings/2030-01/one.md"}
+        for text, label in SENTENCES
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert write_labels(tmp_path / "rows.jsonl", tmp_path / "labels.csv") == 4
+    return tmp_path / "labels.csv"
+
+
+def test_the_table_holds_no_sentence(table: Path) -> None:
+    content = table.read_text("utf-8")
+    assert "door" not in content
+    assert sentence_digest(SENTENCES[0][0]) in content
+
+
+def test_text_comes_from_a_clone(tmp_path: Path, table: Path) -> None:
+    clone = tmp_path / "clone"
+    (clone / "briefings/2030-01").mkdir(parents=True)
+    (clone / "briefings/2030-01/one.md").write_text(DOCUMENT, "utf-8")
+    found = load_briefings(clone, LabelSet(), table)
+    assert {(example.text, example.label) for example in found.examples} == set(SENTENCES[:3])
+    assert found.missing == 1
+    assert {example.group for example in found.examples} == {"briefings/2030-01/one.md"}
+
+
+def test_text_comes_from_a_file(tmp_path: Path, table: Path) -> None:
+    found = load_briefings(tmp_path / "rows.jsonl", LabelSet(), table)
+    assert (len(found.examples), found.missing) == (4, 0)
+
+
+def test_what_does_not_fit_gets_a_sentence(tmp_path: Path, table: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has none of the 4 labelled sentences"):
+        load_briefings(tmp_path / "empty", LabelSet(), table)
+    with pytest.raises(DataError, match="there is no"):
+        load_briefings(tmp_path / "absent", LabelSet(), table)
+    with pytest.raises(DataError, match="for a label set of your own"):
+        load_briefings(tmp_path / "empty", LabelSet(labels=("dovish", "hawkish")), table)
+    with pytest.raises(DataError, match="columns sha256"):
+        load_briefings(tmp_path / "empty", LabelSet(), tmp_path / "rows.jsonl")
+    (tmp_path / "bad.jsonl").write_text("[1]\n", "utf-8")
+    with pytest.raises(DataError, match=r"bad.jsonl:1: not a JSON object"):
+        load_briefings(tmp_path / "bad.jsonl", LabelSet(), table)
+
+
+def test_the_committed_table_is_whole() -> None:
+    with LABELS.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len({row["sha256"] for row in rows}) == 2256
+    assert tuple(rows[0]) == COLUMNS
+    assert {row["label"] for row in rows} == set(LabelSet().labels)
+    assert all(len(row["sha256"]) == 64 and int(row["words"]) > 0 for row in rows)
