@@ -75,17 +75,31 @@ def _download(model: str) -> Source:
             bundle = _keep(_bundle_folder(Path(fetched)), cache)
             shutil.rmtree(staging)
         return Source(bundle, str(version))
-    except MlflowException as error:
-        raise RegistryError(
-            f"{model} could not be fetched from {uri}: {str(error).splitlines()[0]} "
-            "Check MLFLOW_TRACKING_URI and the model's name, alias or version."
-        ) from error
     except ImportError as error:
         raise RegistryError(
-            f"{uri} needs a package that is not installed ({error}). Run `pip install stancewire[registry]`."
+            f"{uri} needs a package that is not installed ({error}). Run `pip install stancewire[registry]` for a local database; "
+            "another database needs its driver beside that, PostgreSQL `pip install psycopg2-binary`."
         ) from error
-    except (OSError, ValueError) as error:
-        raise RegistryError(f"{model} could not be fetched from {uri}: {error}. Check MLFLOW_TRACKING_URI.") from error
+    except (MlflowException, OSError, ValueError, *_database_errors()) as error:
+        raise RegistryError(
+            f"{model} could not be fetched from {uri}: {reason(error)}. "
+            "Check MLFLOW_TRACKING_URI and the model's name, alias or version."
+        ) from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's text, without a full stop, to stand inside a sentence."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """What a local database raises; nothing where sqlalchemy, an extra, is not installed."""
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ImportError:
+        return ()
+    return (SQLAlchemyError,)
 
 
 def _cache() -> Path:

@@ -141,6 +141,17 @@ def test_registries_that_are_not_there(tmp_path: Path) -> None:
     assert "Traceback" not in found.stderr
 
 
+@pytest.mark.parametrize("uri", ["sqlite:///{here}/text.db", "postgresql://127.0.0.1:1/none", "banana://x"])
+@pytest.mark.parametrize("command", ["train", "serve"])
+def test_registries_that_cannot_be_opened(tiny_recipe: Path, tmp_path: Path, uri: str, command: str) -> None:
+    (tmp_path / "text.db").write_text("this is no database, and it is long enough to be read as a header of one" * 20, "utf-8")
+    calls = {"train": ("train", str(tiny_recipe)), "serve": ("serve", "--model", "models:/stance@champion")}
+    found = run(*calls[command], MLFLOW_TRACKING_URI=uri.format(here=tmp_path))
+    assert found.returncode == 2, found.stderr
+    assert "Traceback" not in found.stderr
+    assert "MLFLOW_TRACKING_URI" in found.stderr or "pip install" in found.stderr
+
+
 def test_serving_and_scoring_load_no_torch(tiny_bundle: Path) -> None:
     program = "import sys, service.server, service.score, stancewire.command; print([m for m in sys.modules if m in {names}])"
     names = {"torch", "transformers", "datasets", "mlflow", "training"}

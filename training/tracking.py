@@ -10,12 +10,16 @@ import mlflow
 import pandas
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.bundle import Bundle
 from models.errors import RegistryError
-from models.registry import tracking_uri
+from models.registry import reason, tracking_uri
 from training.config import Recipe
 from training.data import Example
+
+# a database that cannot be opened, or whose driver is not installed, speaks in its own errors
+_FAULTS = (MlflowException, SQLAlchemyError, ImportError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,8 @@ def connect() -> str:
     try:
         mlflow.set_tracking_uri(uri)
         mlflow.search_experiments(max_results=1)
-    except MlflowException as error:
-        raise RegistryError(f"MLflow at {uri} does not answer: {str(error).splitlines()[0]} Check MLFLOW_TRACKING_URI.") from error
+    except _FAULTS as error:
+        raise RegistryError(f"MLflow at {uri} does not answer: {reason(error)}. Check MLFLOW_TRACKING_URI.") from error
     return uri
 
 
@@ -79,10 +83,8 @@ def log_training(
             if promote:
                 client.set_registered_model_alias(name, "champion", str(version.version))
         return Registered(run.info.run_id, logged.model_id, name, str(version.version))
-    except MlflowException as error:
-        raise RegistryError(
-            f"MLflow at {uri} refused: {str(error).splitlines()[0]} The bundle is kept in {bundle.path}."
-        ) from error
+    except _FAULTS as error:
+        raise RegistryError(f"MLflow at {uri} refused: {reason(error)}. The bundle is kept in {bundle.path}.") from error
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
