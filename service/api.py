@@ -20,6 +20,7 @@ class ClassifyRequest(_Shape):
     )
 
     sentences: Annotated[list[str], FailFast()]  # one fault is reported, not one for each of 100,000 numbers
+    explain: bool = Field(False, description="also give each word's contribution to its sentence's label")
 
 
 class ModelName(_Shape):
@@ -30,6 +31,14 @@ class ModelName(_Shape):
     id: str
 
 
+class WordContribution(_Shape):
+    """A word's place in the sentence as sent, in Unicode code points, and what leaving it out takes from the probability."""
+
+    start: int
+    end: int = Field(description="one past the last character")
+    contribution: float = Field(description="from -1 to 1; positive speaks for the label")
+
+
 class Result(_Shape):
     """One sentence's answer; `score` is P(positive pole) - P(negative pole), `confident` false asks for a reader."""
 
@@ -38,6 +47,7 @@ class Result(_Shape):
     score: float | None = Field(description="from -1 to 1; null where the label set has no poles")
     confident: bool
     truncated: bool
+    words: list[WordContribution] | None = Field(None, description="only where the request says explain: true")
 
 
 class ClassifyResponse(_Shape):

@@ -8,9 +8,10 @@ from fastapi import APIRouter, Request, Response
 from pydantic import ValidationError
 
 from models.classifier import Classifier
+from models.explain import fold, occlude
 from models.schema import Prediction
 from models.text import normalise
-from service.api import ClassifyRequest, ClassifyResponse, ModelName, ModelResponse, ProblemBody, Result
+from service.api import ClassifyRequest, ClassifyResponse, ModelName, ModelResponse, ProblemBody, Result, WordContribution
 from service.errors import MEDIA_TYPE, Problem
 from service.settings import Settings
 from service.telemetry import Telemetry
@@ -41,23 +42,34 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 async def classify(request: Request) -> Response:
     """Classify sentences, in order."""
     ready = _ready(request)
-    sentences = _sentences(request.headers.get("content-type", ""), await request.body(), request.app.state.settings)
-    loop = asyncio.get_running_loop()
+    asked = _asked(request.headers.get("content-type", ""), await request.body(), request.app.state.settings)
     classifier = ready.classifier
-    calls = await loop.run_in_executor(classifier.pool, classifier.prepare, sentences)
-    parts = await asyncio.gather(*(loop.run_in_executor(classifier.pool, classifier.run, call) for call in calls))
-    found = dict(pair for part in parts for pair in part)
-    predictions = [found[position] for position in range(len(sentences))]
-    _count(request.app.state.telemetry, predictions)
     bundle = classifier.bundle
+    if asked.explain:
+        occlusions = [occlude(sentence, bundle.manifest.max_tokens) for sentence in asked.sentences]
+        variants = [variant for each in occlusions for variant in each.variants]
+        explained = fold(occlusions, await _predict(classifier, [*asked.sentences, *variants]))
+        predictions = [prediction for prediction, _ in explained]
+        words = [[WordContribution(start=w.start, end=w.end, contribution=w.contribution) for w in each] for _, each in explained]
+    else:
+        predictions = await _predict(classifier, asked.sentences)
+    _count(request.app.state.telemetry, predictions)
     answer = ClassifyResponse(
         model=ModelName(name=bundle.manifest.name, version=ready.version, id=bundle.id),
         results=[
-            Result(label=p.label, probabilities=p.probabilities, score=p.score, confident=p.confident, truncated=p.truncated)
-            for p in predictions
+            Result(
+                label=p.label,
+                probabilities=p.probabilities,
+                score=p.score,
+                confident=p.confident,
+                truncated=p.truncated,
+                words=words[position] if asked.explain else None,
+            )
+            for position, p in enumerate(predictions)
         ],
     )
-    return Response(answer.model_dump_json(), media_type="application/json")
+    left_out = None if asked.explain else {"results": {"__all__": {"words"}}}
+    return Response(answer.model_dump_json(exclude=left_out), media_type="application/json")
 
 
 @router.get("/v1/model", response_model=ModelResponse, responses=_problems(503))
@@ -107,13 +119,22 @@ def _ready(request: Request) -> Ready:
     return ready
 
 
-def _sentences(content_type: str, body: bytes, settings: Settings) -> list[str]:
+async def _predict(classifier: Classifier, sentences: list[str]) -> list[Prediction]:
+    """Predictions in order; the event loop waits for the engine's threads and does none of their work."""
+    loop = asyncio.get_running_loop()
+    calls = await loop.run_in_executor(classifier.pool, classifier.prepare, sentences)
+    parts = await asyncio.gather(*(loop.run_in_executor(classifier.pool, classifier.run, call) for call in calls))
+    found = dict(pair for part in parts for pair in part)
+    return [found[position] for position in range(len(sentences))]
+
+
+def _asked(content_type: str, body: bytes, settings: Settings) -> ClassifyRequest:
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "wrong_content_type", "Send JSON, with the header Content-Type: application/json.")
     if not body.strip():
         raise Problem(400, "empty_body", 'The request has no body. Send {"sentences": ["..."]}.')
     try:
-        sentences = ClassifyRequest.model_validate_json(body).sentences
+        asked = ClassifyRequest.model_validate_json(body)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
         if fault["type"] == "json_invalid":
@@ -123,6 +144,7 @@ def _sentences(content_type: str, body: bytes, settings: Settings) -> list[str]:
         where = ".".join(map(str, place))
         detail = f'{where or "the body"}: {fault["msg"]}. Send {{"sentences": ["..."]}}.'
         raise Problem(422, "invalid_request", detail, pointer="/".join(["#", *map(str, place)])) from error
+    sentences = asked.sentences
     if not sentences:
         raise Problem(422, "no_sentences", "The list of sentences is empty. Send at least one.", pointer="#/sentences")
     if len(sentences) > settings.max_sentences:
@@ -130,6 +152,14 @@ def _sentences(content_type: str, body: bytes, settings: Settings) -> list[str]:
             422,
             "too_many_sentences",
             f"The request has {len(sentences)} sentences; at most {settings.max_sentences} go into one. Send several requests.",
+            pointer="#/sentences",
+        )
+    if asked.explain and len(sentences) > settings.max_explained:
+        raise Problem(
+            422,
+            "too_many_explained",
+            f"The request asks for {len(sentences)} explained sentences; at most {settings.max_explained} go into one. Send "
+            "several requests, or leave explain out.",
             pointer="#/sentences",
         )
     for index, sentence in enumerate(sentences):
@@ -143,7 +173,7 @@ def _sentences(content_type: str, body: bytes, settings: Settings) -> list[str]:
             )
         if not normalise(sentence):
             raise Problem(422, "empty_sentence", f"sentences[{index}] is empty. Leave it out.", pointer=f"#/sentences/{index}")
-    return sentences
+    return asked
 
 
 def _count(telemetry: Telemetry, predictions: list[Prediction]) -> None:

@@ -27,6 +27,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to bind")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one")
     max_sentences: int = Field(256, ge=1, description="sentences a request")
+    max_explained: int = Field(16, ge=1, description="sentences a request with explain: true, each classified once a word")
     max_characters: int = Field(5000, ge=1, description="characters a sentence")
     max_body_bytes: int = Field(1_000_000, ge=1, description="bytes a request body")
     body_timeout_s: float = Field(10, gt=0, allow_inf_nan=False, description="seconds in which a request body must arrive")

@@ -102,12 +102,13 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="folder for figures and JSON")] = Path("runs/evaluation"),
     text_column: TextColumn = "text",
     label_column: Annotated[str, typer.Option(help="column that holds the label")] = "label",
+    explain: Annotated[bool, typer.Option("--explain", help="also write each word's contribution to explanations.jsonl")] = False,
 ) -> None:
     """Measure one model, or several side by side, on labelled rows."""
     _need_training()
     from training.compare import evaluate_models
 
-    typer.echo(evaluate_models(model, [str(path) for path in data], out, text_column, label_column))
+    typer.echo(evaluate_models(model, [str(path) for path in data], out, text_column, label_column, explained=explain))
 
 
 @labels_app.command()

@@ -98,8 +98,13 @@ def test_a_registered_champion_is_served(tiny_bundle: Path, tracking: str) -> No
 
 def test_evaluate_prints_writes_and_compares(tiny_bundle: Path, tiny_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "evaluation"
-    found = run("evaluate", str(tiny_bundle), str(tiny_bundle), "--data", str(tiny_data), "--out", str(out))
+    found = run("evaluate", str(tiny_bundle), str(tiny_bundle), "--data", str(tiny_data), "--out", str(out), "--explain")
     assert found.returncode == 0, found.stderr
+    rows = [json.loads(line) for line in (out / "model-1" / "explanations.jsonl").read_text("utf-8").splitlines()]
+    assert len(rows) == 200
+    right = [row["label"] == row["answer"] for row in rows]
+    assert right == sorted(right)  # errors first
+    assert all(row["text"][start:end] == word for row in rows for word, start, end, _ in row["words"])
     assert "macro-F1 +0.000 (95 % +0.000 to +0.000" in found.stdout
     assert (out / "model-1" / "confusion.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((out / "evaluation.json").read_text("utf-8"))

@@ -7,15 +7,21 @@ from pathlib import Path
 
 from models.classifier import Classifier
 from models.errors import UsageError
+from models.explain import explain
 from models.registry import resolve
 from training.config import DataRecipe
-from training.data import load_examples
+from training.data import Example, load_examples
 from training.evaluate import Evaluation, compare, evaluate
 from training.report import draw_evaluation, table
 
 
-def evaluate_models(names: Sequence[str], files: Sequence[str], out: Path, text_column: str, label_column: str) -> str:
-    """Evaluate each model on `files`, write figures and `evaluation.json` below `out`, and return the printed report."""
+def evaluate_models(
+    names: Sequence[str], files: Sequence[str], out: Path, text_column: str, label_column: str, *, explained: bool = False
+) -> str:
+    """Evaluate each model on `files`, write figures and `evaluation.json` below `out`, and return the printed report.
+
+    Where `explained` is set, `explanations.jsonl` gives each row's words with their contributions, the surest errors first.
+    """
     data = DataRecipe(text_column=text_column, label_column=label_column)
     lines: list[str] = []
     evaluations: list[Evaluation] = []
@@ -25,7 +31,9 @@ def evaluate_models(names: Sequence[str], files: Sequence[str], out: Path, text_
         source = resolve(name)
         with Classifier(source.bundle) as classifier:
             labels = classifier.label_set
-            evaluation = evaluate(classifier, load_examples(files, data, labels))
+            examples = load_examples(files, data, labels)
+            evaluation = evaluate(classifier, examples)
+            explanations = _explanations(classifier, examples) if explained else None
         if label_sets and label_sets[0] != labels.labels:
             raise UsageError(f"{name} knows other labels than {names[0]}; models are compared on the same labels only.")
         label_sets.append(labels.labels)
@@ -33,6 +41,8 @@ def evaluate_models(names: Sequence[str], files: Sequence[str], out: Path, text_
         folder = out if len(names) == 1 else out / f"model-{number}"
         try:
             draw_evaluation(evaluation, labels.labels, folder)
+            if explanations is not None:
+                (folder / "explanations.jsonl").write_text(explanations, "utf-8")
         except OSError as error:
             raise UsageError(f"cannot write to {folder} ({error.strerror}). Choose another --out.") from error
         lines += [
@@ -53,3 +63,24 @@ def evaluate_models(names: Sequence[str], files: Sequence[str], out: Path, text_
     (out / "evaluation.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
     lines.append(f"figures and evaluation.json: {out}")
     return "\n".join(lines)
+
+
+def _explanations(classifier: Classifier, examples: Sequence[Example]) -> str:
+    """A line of JSON for each row: wrong answers first, and among them the surest."""
+    rows = list(zip(examples, explain(classifier, [example.text for example in examples]), strict=True))
+    rows.sort(key=lambda row: (row[1][0].label == row[0].label, -max(row[1][0].probabilities.values())))
+    lines = [
+        json.dumps(
+            {
+                "id": example.id,
+                "text": example.text,
+                "label": example.label,
+                "answer": prediction.label,
+                "probability": prediction.probabilities[prediction.label],
+                "words": [[example.text[word.start : word.end], word.start, word.end, word.contribution] for word in words],
+            },
+            ensure_ascii=False,
+        )
+        for example, (prediction, words) in rows
+    ]
+    return "\n".join(lines) + "\n"

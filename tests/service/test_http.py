@@ -163,3 +163,23 @@ def test_before_start_up_nothing_is_ready(tiny_bundle: Path) -> None:
     assert client.get("/readyz").status_code == 503
     answer = client.post("/v1/classify", json={"sentences": ["a"]})
     assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+
+
+def test_an_explained_answer_names_each_word(client: TestClient) -> None:
+    sentences = ["We reject talks — “for now”.", "Talks!"]
+    answer = client.post("/v1/classify", json={"sentences": sentences, "explain": True})
+    assert answer.status_code == 200, answer.text
+    plain = classify(client, sentences)
+    for sentence, result, bare in zip(sentences, answer.json()["results"], plain, strict=True):
+        words = result.pop("words")
+        assert result == bare
+        assert "words" not in bare
+        assert all(-1 <= word["contribution"] <= 1 for word in words)
+        assert [sentence[word["start"] : word["end"]] for word in words] == sentence.strip("”.!").replace(" — “", " ").split()
+
+
+def test_explaining_too_much_is_refused(client: TestClient) -> None:
+    answer = client.post("/v1/classify", json={"sentences": ["One more."] * 17, "explain": True})
+    assert (answer.status_code, answer.json()["code"]) == (422, "too_many_explained")
+    answer = client.post("/v1/classify", json={"sentences": ["One more."], "explain": "yes"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
