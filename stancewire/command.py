@@ -103,12 +103,15 @@ def evaluate(
     text_column: TextColumn = "text",
     label_column: Annotated[str, typer.Option(help="column that holds the label")] = "label",
     explain: Annotated[bool, typer.Option("--explain", help="also write each word's contribution to explanations.jsonl")] = False,
+    behaviour: Annotated[Path | None, typer.Option(help="also run a behaviour suite, such as configs/behaviour.yaml")] = None,
 ) -> None:
     """Measure one model, or several side by side, on labelled rows."""
     _need_training()
     from training.compare import evaluate_models
 
-    typer.echo(evaluate_models(model, [str(path) for path in data], out, text_column, label_column, explained=explain))
+    typer.echo(
+        evaluate_models(model, [str(path) for path in data], out, text_column, label_column, explained=explain, behaviour=behaviour)
+    )
 
 
 @labels_app.command()

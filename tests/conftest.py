@@ -9,6 +9,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+SUITE = Path(__file__).parent.parent / "configs" / "behaviour.yaml"
 CORPUS = Path(__file__).parent.parent / "training" / "corpus"
 
 
@@ -53,7 +54,8 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_
                     "positive": "pro_dialogue",
                     "negative": "pro_pressure",
                 },
-                "data": {"files": [str(tiny_data)]},
+                "data": {"files": [str(tiny_data)], "further_tests": {"again": str(tiny_data)}},
+                "behaviour": str(SUITE),
                 "model": {"base": str(tiny_base), "max_tokens": 64},
                 "fit": {"epochs": 3, "learning_rate": 0.003},
                 "export": {"min_agreement": 0.5},

@@ -9,6 +9,7 @@ from models.classifier import Classifier
 from models.errors import UsageError
 from models.explain import explain
 from models.registry import resolve
+from training.behaviour import load_suite, run_suite
 from training.config import DataRecipe
 from training.data import Example, load_examples
 from training.evaluate import Evaluation, compare, evaluate
@@ -16,12 +17,21 @@ from training.report import draw_evaluation, table
 
 
 def evaluate_models(
-    names: Sequence[str], files: Sequence[str], out: Path, text_column: str, label_column: str, *, explained: bool = False
+    names: Sequence[str],
+    files: Sequence[str],
+    out: Path,
+    text_column: str,
+    label_column: str,
+    *,
+    explained: bool = False,
+    behaviour: Path | None = None,
 ) -> str:
     """Evaluate each model on `files`, write figures and `evaluation.json` below `out`, and return the printed report.
 
-    Where `explained` is set, `explanations.jsonl` gives each row's words with their contributions, the surest errors first.
+    Where `explained` is set, `explanations.jsonl` gives each row's words with their contributions, the surest errors first;
+    where `behaviour` names a suite, its table is printed and the failed cases are written to `behaviour.txt`.
     """
+    suite = load_suite(behaviour) if behaviour is not None else None
     data = DataRecipe(text_column=text_column, label_column=label_column)
     lines: list[str] = []
     evaluations: list[Evaluation] = []
@@ -33,6 +43,7 @@ def evaluate_models(
             labels = classifier.label_set
             examples = load_examples(files, data, labels)
             evaluation = evaluate(classifier, examples)
+            conduct = run_suite(classifier, suite) if suite is not None else None
             explanations = _explanations(classifier, examples) if explained else None
         if label_sets and label_sets[0] != labels.labels:
             raise UsageError(f"{name} knows other labels than {names[0]}; models are compared on the same labels only.")
@@ -41,6 +52,8 @@ def evaluate_models(
         folder = out if len(names) == 1 else out / f"model-{number}"
         try:
             draw_evaluation(evaluation, labels.labels, folder)
+            if conduct is not None:
+                (folder / "behaviour.txt").write_text("\n".join([conduct.table(), "", *conduct.failures, ""]), "utf-8")
             if explanations is not None:
                 (folder / "explanations.jsonl").write_text(explanations, "utf-8")
         except OSError as error:
@@ -49,9 +62,14 @@ def evaluate_models(
             f"{name} (bundle {source.bundle.id[:12]})",
             table(evaluation.scores),
             f"not confident {evaluation.not_confident:.1%}",
+            *([conduct.table()] if conduct is not None else []),
             "",
         ]
-        content[f"{number} {name}"] = {"bundle": source.bundle.id, **asdict(evaluation.scores)}
+        content[f"{number} {name}"] = {
+            "bundle": source.bundle.id,
+            **asdict(evaluation.scores),
+            **({"behaviour": conduct.shares()} if conduct is not None else {}),
+        }
     for name, evaluation in list(zip(names, evaluations, strict=True))[1:]:
         found = compare(evaluations[0], evaluation)
         low, high = found.interval

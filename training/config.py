@@ -20,11 +20,12 @@ class _Strict(BaseModel):
 
 class DataRecipe(_Strict):
     """Which rows: files (globs allowed) and their columns; what happens to training rows that repeat a row of `test_files`
-    (`on_leak`) and to those whose text also stands with another label (`on_conflict`); `briefings` names where the text of the
-    labelled briefing sentences is (see training/briefings.py)."""
+    (`on_leak`) and to those whose text also stands with another label (`on_conflict`); `further_tests` maps a name to a labelled
+    file that is only measured on; `briefings` says where the briefing sentences are (training/briefings.py)."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
+    further_tests: dict[str, str] = {}
     briefings: Path | None = None
     text_column: str = "text"
     label_column: str = "label"
@@ -103,6 +104,7 @@ class Recipe(_Strict):
     calibration: CalibrationRecipe = CalibrationRecipe()
     export: ExportRecipe = ExportRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
+    behaviour: Path | None = None
 
     def digest(self) -> str:
         """SHA-256 of the recipe's values, the output folder aside."""

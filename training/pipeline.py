@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,12 +24,13 @@ from models.engine_onnx import OnnxEngine
 from models.errors import UsageError
 from models.schema import FloatArray
 from training.base import base_digest, locate_base, write_tokenizer
+from training.behaviour import Suite, load_suite, run_suite
 from training.briefings import load_briefings
 from training.calibrate import choose_threshold, fit_temperature
 from training.config import Recipe
 from training.data import Example, data_digest, load_examples, require_enough
 from training.evaluate import Evaluation, evaluate
-from training.export import Parity, export_engine
+from training.export import export_engine
 from training.finetune import Fitted, fit
 from training.report import draw_evaluation, draw_losses, model_card
 from training.split import Split, make_split
@@ -59,6 +60,8 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
         if first:
             say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
     tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
+    further = {name: load_examples([file], recipe.data, recipe.labels) for name, file in recipe.data.further_tests.items()}
+    suite = load_suite(recipe.behaviour) if recipe.behaviour is not None else None
     require_enough(examples, recipe.labels)
     split = make_split(examples, tests, recipe.data, recipe.split)
     base = locate_base(recipe.model.base)
@@ -76,7 +79,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     if not first:
         tokenizer.unlink()
         return None
-    bundle, evaluation = _build(recipe, base, tokenizer, split, fitted, say)
+    bundle, evaluation = _build(recipe, base, tokenizer, split, fitted, further, suite, say)
     tokenizer.unlink()
     artifacts = recipe.out / "report"
     draw_evaluation(evaluation, recipe.labels.labels, artifacts)
@@ -86,14 +89,26 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     shutil.copyfile(recipe.out / "recipe.yaml", artifacts / "recipe.yaml")
     metrics = {f"test_{name}": value for name, value in bundle.manifest.metrics["test"].items()}
     metrics |= {f"slice_{name.replace('=', '_')}_macro_f1": s["macro_f1"] for name, s in evaluation.scores.slices.items()}
+    for name in further:
+        metrics |= {f"further_{name}_{key}": value for key, value in bundle.manifest.metrics[f"further_{name}"].items()}
+    metrics |= {f"behaviour_{name}": value for name, value in bundle.manifest.metrics.get("behaviour", {}).items()}
     metrics |= {f"export_{name}": value for name, value in bundle.manifest.metrics["export"].items()}
     registered = log_training(recipe, bundle, split.sides(), fitted.history, metrics, artifacts, promote=promote)
     shutil.rmtree(recipe.out / "checkpoints", ignore_errors=True)
     return Trained(bundle, evaluation, registered)
 
 
-def _build(recipe: Recipe, base: Path, tokenizer: Path, split: Split, fitted: Fitted, say: Say) -> tuple[Bundle, Evaluation]:
-    """Export, calibrate on validation through the engine that serves, evaluate on test, and write the bundle."""
+def _build(
+    recipe: Recipe,
+    base: Path,
+    tokenizer: Path,
+    split: Split,
+    fitted: Fitted,
+    further: Mapping[str, Sequence[Example]],
+    suite: Suite | None,
+    say: Say,
+) -> tuple[Bundle, Evaluation]:
+    """Export, calibrate on validation through the engine that serves, evaluate on test and `further` rows, and write the bundle."""
     scratch = recipe.out / "export"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
@@ -131,9 +146,17 @@ def _build(recipe: Recipe, base: Path, tokenizer: Path, split: Split, fitted: Fi
         shutil.copyfile(tokenizer, folder / "tokenizer.json")
         fitted.network.save(folder)
 
-    evaluation = _evaluate_draft(scratch / "draft", manifest, write, split.test)
-    full = manifest.model_copy(update={"metrics": _metrics(evaluation, parity)})
-    card = model_card(full, evaluation, {side: len(examples) for side, examples in split.sides().items()})
+    with Classifier(save_bundle(scratch / "draft", manifest, write)) as classifier:
+        evaluation = evaluate(classifier, split.test)
+        others = {name: evaluate(classifier, rows) for name, rows in further.items()}
+        behaviour = run_suite(classifier, suite) if suite is not None else None
+    metrics = {"test": evaluation.scores.flat(), "export": parity.flat()}
+    metrics |= {f"further_{name}": other.scores.flat() for name, other in others.items()}
+    if behaviour is not None:
+        say(behaviour.table())
+        metrics["behaviour"] = {name: round(share, 6) for name, share in behaviour.shares().items()}
+    full = manifest.model_copy(update={"metrics": metrics})
+    card = model_card(full, evaluation, {side: len(examples) for side, examples in split.sides().items()}, others, behaviour)
 
     def write_all(folder: Path) -> None:
         write(folder)
@@ -142,15 +165,6 @@ def _build(recipe: Recipe, base: Path, tokenizer: Path, split: Split, fitted: Fi
     bundle = save_bundle(recipe.out / "bundle", full, write_all)
     shutil.rmtree(scratch)
     return bundle, evaluation
-
-
-def _evaluate_draft(folder: Path, manifest: Manifest, write: Callable[[Path], None], tests: tuple[Example, ...]) -> Evaluation:
-    with Classifier(save_bundle(folder, manifest, write)) as classifier:
-        return evaluate(classifier, tests)
-
-
-def _metrics(evaluation: Evaluation, parity: Parity) -> dict[str, dict[str, float]]:
-    return {"test": evaluation.scores.flat(), "export": parity.flat()}
 
 
 def _logits(engine: Engine, rows: list[Encoded]) -> FloatArray:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from models.bundle import Manifest
+from training.behaviour import Behaviour
 from training.evaluate import Evaluation
 from training.metrics import BINS, Scores
 
@@ -59,9 +60,18 @@ def draw_losses(history: Sequence[Mapping[str, float]], path: Path) -> Path:
     return path
 
 
-def model_card(manifest: Manifest, evaluation: Evaluation, sizes: Mapping[str, int]) -> str:
-    """The model card in Markdown (Mitchell et al., 2019)."""
+def model_card(
+    manifest: Manifest,
+    evaluation: Evaluation,
+    sizes: Mapping[str, int],
+    others: Mapping[str, Evaluation],
+    behaviour: Behaviour | None,
+) -> str:
+    """The model card in Markdown (Mitchell et al., 2019); `others` are rows that took no part in training, by name."""
     scores = evaluation.scores
+    further = "".join(f"\n## Further rows: {name}\n\n```\n{table(other.scores)}\n```\n" for name, other in others.items())
+    if behaviour is not None:
+        further += f"\n## Behaviour\n\n```\n{behaviour.table()}\n```\n"
     parity = manifest.metrics["export"]
     return f"""# {manifest.name} {manifest.version}
 
@@ -84,7 +94,7 @@ Labels a sentence as {", ".join(f"`{label}`" for label in manifest.label_set.lab
 
 These rows come from the same source as the training rows. Text of another kind will be classified less well: measure it with
 `stancewire evaluate` on labels of your own before relying on an answer.
-
+{further}
 ## Limits
 
 One sentence is read without its context and without knowing who speaks. Irony, judged reports and conditions are where it errs
