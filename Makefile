@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Spinning threads slow each other where programs share cores.
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: serve test train lint format bench setup-serve setup-train clean
+.PHONY: serve test train lint format bench bench-quality setup-serve setup-train clean
 
 serve: setup-serve
 	$(BIN)/stancewire serve
@@ -27,6 +27,9 @@ format: setup-train
 
 bench: setup-train
 	$(BIN)/python -m benchmarks.engine
+
+bench-quality: setup-train
+	$(BIN)/python -m benchmarks.quality
 
 setup-serve: $(VENV)/.serve
 setup-train: $(VENV)/.train

@@ -41,11 +41,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training leaves: its bundle, the evaluation on the test side, and its place in MLflow."""
+    """What a training leaves: its bundle, the evaluation on the test side, its place in MLflow, and the loop's log."""
 
     bundle: Bundle
     evaluation: Evaluation
     registered: Registered
+    history: tuple[dict[str, float], ...]
 
 
 def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet: bool = False, say: Say = print) -> Trained | None:
@@ -95,7 +96,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     metrics |= {f"export_{name}": value for name, value in bundle.manifest.metrics["export"].items()}
     registered = log_training(recipe, bundle, split.sides(), fitted.history, metrics, artifacts, promote=promote)
     shutil.rmtree(recipe.out / "checkpoints", ignore_errors=True)
-    return Trained(bundle, evaluation, registered)
+    return Trained(bundle, evaluation, registered, fitted.history)
 
 
 def _build(
