@@ -6,7 +6,7 @@ from models.bundle import DEFAULT_BUNDLE
 from models.classifier import Classifier
 from models.errors import UsageError
 from models.text import words
-from training.behaviour import Direction, Expected, Same, load_suite, run_suite
+from training.behaviour import Direction, Expected, Same, load_suite, run_suite, unknown_labels
 from training.config import load_recipe
 from training.data import load_examples
 
@@ -20,6 +20,12 @@ def test_the_suite_has_fifteen_cases_a_category_and_none_twice() -> None:
     assert all(len(cases) >= 15 for cases in suite.values())
     expected = [case.text for cases in suite.values() for case in cases if isinstance(case, Expected)]
     assert len(set(expected)) == len(expected)
+
+
+def test_a_suite_for_other_labels_is_told_apart() -> None:
+    suite = load_suite(SUITE)
+    assert unknown_labels(suite, ("pro_dialogue", "pro_pressure", "neutral")) == []
+    assert unknown_labels(suite, ("hawkish", "dovish", "neutral")) == ["pro_dialogue", "pro_pressure"]
 
 
 def test_no_case_stands_in_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,15 +107,20 @@ def load_suite(path: Path) -> Suite:
     return suite
 
 
-def run_suite(classifier: Classifier, suite: Suite) -> Behaviour:
-    """Classify every text of `suite` and count; UsageError where a case names a label that the model does not know."""
+def unknown_labels(suite: Suite, labels: Sequence[str]) -> list[str]:
+    """Labels that cases of `suite` name and `labels` lacks, sorted."""
     named = {
         case.label if isinstance(case, Expected) else case.raises
         for cases in suite.values()
         for case in cases
         if not isinstance(case, Same)
     }
-    if unknown := sorted(named - set(classifier.label_set.labels)):
+    return sorted(named - set(labels))
+
+
+def run_suite(classifier: Classifier, suite: Suite) -> Behaviour:
+    """Classify every text of `suite` and count; UsageError where a case names a label that the model does not know."""
+    if unknown := unknown_labels(suite, classifier.label_set.labels):
         known = ", ".join(classifier.label_set.labels)
         raise UsageError(
             f"the behaviour suite names the label {unknown[0]!r}; the model knows {known}. Write a suite of its labels."

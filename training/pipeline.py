@@ -24,7 +24,7 @@ from models.engine_onnx import OnnxEngine
 from models.errors import UsageError
 from models.schema import FloatArray
 from training.base import base_digest, locate_base, write_tokenizer
-from training.behaviour import Suite, load_suite, run_suite
+from training.behaviour import Suite, load_suite, run_suite, unknown_labels
 from training.briefings import load_briefings
 from training.calibrate import choose_threshold, fit_temperature
 from training.config import Recipe
@@ -62,7 +62,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
             say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
     tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
     further = {name: load_examples([file], recipe.data, recipe.labels) for name, file in recipe.data.further_tests.items()}
-    suite = load_suite(recipe.behaviour) if recipe.behaviour is not None else None
+    suite = _suite(recipe, say)
     require_enough(examples, recipe.labels)
     split = make_split(examples, tests, recipe.data, recipe.split)
     base = locate_base(recipe.model.base)
@@ -166,6 +166,15 @@ def _build(
     bundle = save_bundle(recipe.out / "bundle", full, write_all)
     shutil.rmtree(scratch)
     return bundle, evaluation
+
+
+def _suite(recipe: Recipe, say: Say) -> Suite | None:
+    """The recipe's behaviour suite; None where it was written for other labels, as when a user brings a table of their own."""
+    suite = load_suite(recipe.behaviour) if recipe.behaviour is not None else None
+    if suite is not None and (unknown := unknown_labels(suite, recipe.labels.labels)):
+        say(f"behaviour suite {recipe.behaviour} left out: it names {unknown[0]}, which is not a label of this recipe")
+        return None
+    return suite
 
 
 def _logits(engine: Engine, rows: list[Encoded]) -> FloatArray:
