@@ -20,7 +20,7 @@ def runs(text: str) -> set[tuple[str, ...]]:
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"there are no real sentences at {REAL} to compare with")
 def test_no_quote_shares_its_words_with_a_real_sentence() -> None:
-    """Half of a quote and nine words in a row or more (five runs) from one real sentence would be a copy; a stock phrase is shorter."""
+    """Half of a quote and five runs from one real sentence would be a copy; a stock phrase is shorter."""
     homes = defaultdict(set)
     for path in sorted(REAL.glob("*.jsonl")):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
