@@ -1,4 +1,4 @@
-"""Which words made the answer: each word is left out in turn, and what that takes from the answer is its contribution.
+"""Which words made the answer: each word in turn gives way to an ellipsis, and what that takes from the answer is its contribution.
 
 Occlusion after Zeiler and Fergus (2014) and Li, Monroe and Jurafsky (2016). The shortened sentences are sentences like any other,
 so they go through the engine in one pass with the rest of the work and need nothing but a classifier.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from models.classifier import Classifier
 from models.schema import DECIMALS, Prediction
 
+GAP = "…"  # how text says that words are missing; plain deletion leaves sentences that say something else
 _WORD = re.compile(r"\w+(?:[-'’.]\w+)*")
 
 
@@ -44,7 +45,7 @@ def occlude(sentence: str, max_words: int) -> Occlusion:
     spans = tuple(match.span() for match in _WORD.finditer(sentence))
     if len(spans) < 2:
         return Occlusion(spans, ())
-    return Occlusion(spans, tuple(sentence[:start] + sentence[end:] for start, end in spans[:max_words]))
+    return Occlusion(spans, tuple(sentence[:start] + GAP + sentence[end:] for start, end in spans[:max_words]))
 
 
 def explain(classifier: Classifier, sentences: Sequence[str]) -> list[tuple[Prediction, list[Word]]]:

@@ -7,7 +7,7 @@ import pytest
 
 from models.bundle import DEFAULT_BUNDLE
 from models.classifier import Classifier
-from models.explain import Word, explain, occlude
+from models.explain import GAP, Word, explain, occlude
 from models.schema import Prediction
 
 CORPUS = Path(__file__).parent.parent / "training" / "corpus"
@@ -40,7 +40,7 @@ def test_a_contribution_is_what_leaving_the_word_out_takes(tiny_bundle: Path) ->
         for text, (prediction, words) in zip(texts, explained, strict=True):
             assert prediction == classifier.classify([text])[0]
             for word in words:
-                (without,) = classifier.classify([text[: word.start] + text[word.end :]])
+                (without,) = classifier.classify([text[: word.start] + GAP + text[word.end :]])
                 taken = prediction.probabilities[prediction.label] - without.probabilities[prediction.label]
                 assert word.contribution == pytest.approx(taken, abs=2e-6)
 

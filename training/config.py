@@ -21,7 +21,8 @@ class _Strict(BaseModel):
 class DataRecipe(_Strict):
     """Which rows: files (globs allowed) and their columns; what happens to training rows that repeat a row of `test_files`
     (`on_leak`) and to those whose text also stands with another label (`on_conflict`); `further_tests` maps a name to a labelled
-    file that is only measured on; `briefings` says where the briefing sentences are (training/briefings.py)."""
+    file that is only measured on; `briefings` says where the briefing sentences are (training/briefings.py);
+    `note` says in the model card where the labels come from."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
@@ -32,6 +33,7 @@ class DataRecipe(_Strict):
     id_column: str | None = "id"
     group_column: str | None = "pair"
     slice_columns: tuple[str, ...] = ("issue", "register", "phenomena")
+    note: str = ""
     near_duplicate: float = Field(0.6, gt=0, le=1)
     on_leak: Literal["refuse", "drop"] = "refuse"
     on_conflict: Literal["refuse", "drop"] = "refuse"

@@ -157,7 +157,9 @@ def _build(
         say(behaviour.table())
         metrics["behaviour"] = {name: round(share, 6) for name, share in behaviour.shares().items()}
     full = manifest.model_copy(update={"metrics": metrics})
-    card = model_card(full, evaluation, {side: len(examples) for side, examples in split.sides().items()}, others, behaviour)
+    card = model_card(
+        full, evaluation, {side: len(examples) for side, examples in split.sides().items()}, others, behaviour, recipe.data.note
+    )
 
     def write_all(folder: Path) -> None:
         write(folder)

@@ -66,6 +66,7 @@ def model_card(
     sizes: Mapping[str, int],
     others: Mapping[str, Evaluation],
     behaviour: Behaviour | None,
+    note: str,
 ) -> str:
     """The model card in Markdown (Mitchell et al., 2019); `others` are rows that took no part in training, by name."""
     scores = evaluation.scores
@@ -80,7 +81,7 @@ Labels a sentence as {", ".join(f"`{label}`" for label in manifest.label_set.lab
 - Base: `{manifest.base_model}` (SHA-256 of its weights {manifest.base_sha256[:16]}…), {manifest.pooling} pooling, at most
   {manifest.max_tokens} tokens; longer text is read from its start.
 - Data: {sizes["train"]} rows to train, {sizes["validation"]} to validate, {sizes["test"]} to test;
-  digest {manifest.training_data_sha256[:16]}….
+  digest {manifest.training_data_sha256[:16]}….{" " + note if note else ""}
 - Calibration: temperature {manifest.temperature:.3f} set on validation; `confident` from a probability of
   {manifest.confidence_threshold:.3f}, chosen on validation; {evaluation.not_confident:.0%} of the test rows are below it.
 - Engine: ONNX Runtime, {manifest.engine.precision}; same label as float32 torch on {parity["agreement"]:.2%} of the test rows,
