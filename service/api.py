@@ -32,7 +32,7 @@ class ModelName(_Shape):
 
 
 class WordContribution(_Shape):
-    """A word's place in the sentence as sent, in Unicode code points, and what leaving it out takes from the probability."""
+    """A word's place in the sentence as sent, in Unicode code points, and what an ellipsis in its place takes."""
 
     start: int
     end: int = Field(description="one past the last character")

@@ -97,6 +97,7 @@ def test_overrides_and_data_replace_the_recipe() -> None:
     assert recipe.fit.epochs == 3
     assert recipe.labels.labels == ("a", "b")
     assert recipe.data.files == ("x.csv",)
+    assert (load_recipe(DEFAULT).data.note != "", recipe.data.note) == (True, "")  # it spoke of the recipe's own files
 
 
 def test_the_readme_documents_every_key_of_the_recipe() -> None:

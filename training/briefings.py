@@ -56,14 +56,14 @@ def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Brief
             f"the briefing sentences have the label {unknown[0]!r}, which the recipe does not know ({', '.join(labels.labels)}). "
             "Leave data.briefings out for a label set of your own."
         )
-    if place.is_dir():
-        found = _search(place, rows)
-    elif place.is_file():
-        found = {sentence_digest(text): text for text in _texts(place)}
-    else:
+    if not place.exists():
         raise DataError(
             f"there is no {place}. Set data.briefings to a clone of https://github.com/brian14708/wh-briefings, or leave it out."
         )
+    try:
+        found = _search(place, rows) if place.is_dir() else {sentence_digest(text): text for text in _texts(place)}
+    except OSError as error:
+        raise DataError(f"{place} cannot be read ({error.strerror}). Set data.briefings to a place that you may read.") from error
     examples = [
         Example(
             id=f"briefing-{row.digest[:12]}",

@@ -115,8 +115,11 @@ class Recipe(_Strict):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), data: Sequence[Path] = ()) -> Recipe:
-    """Read a recipe; `overrides` are `key.key=value` with YAML values, `data` replaces its files."""
+    """Read a recipe; `overrides` are `key.key=value` with YAML values, `data` replaces its files and the note about them."""
     content = read_yaml(path, "recipe", "configs/train/default.yaml")
+    if data:
+        _put(content, ["data", "files"], [str(file) for file in data])
+        _put(content, ["data", "note"], "")
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
@@ -127,8 +130,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), data: Sequence[Path] 
             raise UsageError(
                 f"--set {key}: {value!r} is not a YAML value. Put quotes around text with brackets or colons."
             ) from error
-    if data:
-        _put(content, ["data", "files"], [str(file) for file in data])
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:

@@ -62,7 +62,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
             say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
     tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
     further = {name: load_examples([file], recipe.data, recipe.labels) for name, file in recipe.data.further_tests.items()}
-    suite = _suite(recipe, say)
+    suite = _suite(recipe, say if first else lambda _: None)
     require_enough(examples, recipe.labels)
     split = make_split(examples, tests, recipe.data, recipe.split)
     base = locate_base(recipe.model.base)
