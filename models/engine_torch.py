@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional
 from transformers import AutoConfig, AutoModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -26,7 +25,7 @@ Pooling = Literal["mean", "first"]
 
 
 class StanceNetwork(nn.Module):
-    """Encoder, pooling, dropout and a linear layer; the loss is cross-entropy with class weights and label smoothing."""
+    """Encoder, pooling, dropout and a linear layer."""
 
     def __init__(
         self,
@@ -35,37 +34,24 @@ class StanceNetwork(nn.Module):
         pooling: Pooling,
         *,
         dropout: float = 0.1,
-        class_weights: Sequence[float] | None = None,
-        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pooling = pooling
-        self.label_smoothing = label_smoothing
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(int(encoder.config.hidden_size), labels)  # type: ignore[union-attr, arg-type]
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
-        weights = torch.ones(labels) if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> SequenceClassifierOutput:
-        """Logits, shape (batch, labels), and the loss where `labels`, shape (batch,), are given."""
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
+        """Logits, shape (batch, labels), of token ids and their mask, both of shape (batch, tokens)."""
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         if self.pooling == "mean":
             mask = attention_mask.unsqueeze(-1).to(states.dtype)
             pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
         else:
             pooled = states[:, 0]
-        logits = self.head(self.dropout(pooled))
-        loss = None
-        if labels is not None:
-            weight = self.class_weights
-            assert isinstance(weight, torch.Tensor)
-            loss = functional.cross_entropy(logits.float(), labels, weight=weight, label_smoothing=self.label_smoothing)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return SequenceClassifierOutput(logits=self.head(self.dropout(pooled)))
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into `folder`."""

@@ -96,6 +96,42 @@ def train(
 
 
 @app.command()
+def tune(
+    recipe: Annotated[Path, typer.Argument(help="YAML recipe to start from")],
+    space: Annotated[Path, typer.Option(help="YAML search space")] = Path("configs/tune/default.yaml"),
+    trials: Annotated[int, typer.Option(min=1, help="trials that must have ended, earlier ones counted")] = 20,
+    out: Annotated[Path, typer.Option(help="folder for the study and best.yaml")] = Path("runs/tune"),
+    study: Annotated[str, typer.Option(help="name of the study; the same name goes on with it")] = "stance",
+    storage: Annotated[
+        str | None, typer.Option(help="database URL shared by processes or machines (default: a file in --out)")
+    ] = None,
+    data: Annotated[list[Path] | None, typer.Option(help="labelled file, instead of the recipe's; may be repeated")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, such as fit.seed=3; may be repeated")] = None,
+    seed: Annotated[int, typer.Option(help="seed of the search")] = 0,
+    quiet: Annotated[bool, typer.Option(help="no progress bars")] = False,
+) -> None:
+    """Search a recipe's values, judged on validation; resumable, and several processes may share one study."""
+    _need_training()
+    from training.config import load_recipe
+    from training.tune import load_space
+    from training.tune import tune as run
+
+    loaded = load_recipe(recipe, set_ or [], data or [])
+    found = run(
+        loaded,
+        load_space(space, loaded),
+        out,
+        trials=trials,
+        study_name=study,
+        storage=storage,
+        seed=seed,
+        quiet=quiet,
+        say=typer.echo,
+    )
+    typer.echo(f"best of {found.trials}: validation macro-F1 {found.macro_f1:.3f}; now run `stancewire train {found.recipe}`")
+
+
+@app.command()
 def evaluate(
     model: Annotated[list[str], typer.Argument(help="one model or several, as for serve --model")],
     data: Annotated[list[Path], typer.Option(help="labelled file; may be repeated")],

@@ -74,7 +74,7 @@ def test_two_runs_are_equal_and_a_killed_one_goes_on(tiny_bundle: Path, tiny_rec
     expected = open_bundle(tiny_bundle).manifest.files["model.safetensors"]
     out = tmp_path / "run"
     process = train_process(tiny_recipe, out, tracking)
-    while not list(out.glob("checkpoints/checkpoint-*/trainer_state.json")):
+    while not list(out.glob("checkpoints/member-1/checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)

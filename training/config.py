@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +58,10 @@ class ModelRecipe(_Strict):
 
 
 class FitRecipe(_Strict):
-    """The loop: `batch_size` is what all processes take together; `warmup` is a share of all steps."""
+    """The loop: `batch_size` is what all processes take together; `warmup` is a share of all steps; `layer_decay` slows each layer
+    below the head by this factor; `r_drop` weighs the distance between two passes; rows whose two annotators disagreed count
+    `contested_weight`; `name_swap` is the share of sentences that are also learnt with other countries in them; `members` fits are
+    averaged weight by weight."""
 
     epochs: int = Field(6, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -67,6 +70,11 @@ class FitRecipe(_Strict):
     warmup: float = Field(0.1, ge=0, lt=1)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     class_weights: bool = True
+    layer_decay: float = Field(1.0, gt=0, le=1)
+    r_drop: float = Field(0.0, ge=0)
+    contested_weight: float = Field(1.0, gt=0, le=1)
+    name_swap: float = Field(0.0, ge=0, le=1)
+    members: int = Field(1, ge=1)
     patience: int = Field(2, ge=1)
     seed: int = 17
     bfloat16: Literal["auto", "on", "off"] = "auto"
@@ -130,11 +138,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), data: Sequence[Path] 
             raise UsageError(
                 f"--set {key}: {value!r} is not a YAML value. Put quotes around text with brackets or colons."
             ) from error
+    return _validated(content, f"the recipe {path}")
+
+
+def revise(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """`recipe` with other values at dotted keys, such as `fit.epochs`; UsageError where one is not right."""
+    content = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        _put(content, key.split("."), value)
+    return _validated(content, f"the recipe {recipe.name}")
+
+
+def _validated(content: dict[str, Any], what: str) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'recipe'}: {fault['msg']}" for fault in error.errors())
-        raise UsageError(f"the recipe {path} is not right: {faults}.") from error
+        raise UsageError(f"{what} is not right: {faults}.") from error
 
 
 def _put(content: dict[str, Any], keys: Sequence[str], value: object) -> None:

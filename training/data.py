@@ -23,7 +23,8 @@ MIN_ROWS_A_LABEL = 8
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled sentence; `where` is its file and row (1 is the first), `slices` its values by slice column."""
+    """One labelled sentence; `where` is its file and row (1 is the first), `slices` its values by slice column; `contested` says
+    that two annotators gave it different labels."""
 
     id: str
     text: str
@@ -31,6 +32,7 @@ class Example:
     group: str | None
     slices: dict[str, tuple[str, ...]]
     where: str
+    contested: bool = False
 
 
 def load_examples(patterns: Sequence[str], recipe: DataRecipe, labels: LabelSet) -> list[Example]:
@@ -120,7 +122,8 @@ def _read(path: Path, recipe: DataRecipe, labels: LabelSet, examples: list[Examp
             group = row.get(recipe.group_column) if recipe.group_column else None
             slices = {name: _values(row[name]) for name in recipe.slice_columns if name in columns}
             identity = str(key) if key not in (None, "") else f"{path.name}:{number}"
-            examples.append(Example(identity, text, label, str(group) if group else None, slices, where))
+            contested = bool(row.get("label_a") and row.get("label_b") and row["label_a"] != row["label_b"])
+            examples.append(Example(identity, text, label, str(group) if group else None, slices, where, contested))
 
 
 def _values(value: object) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ Batches hold sentences of like length and are padded to their longest. The loop 
 the best epoch's weights. A killed run goes on from its last epoch.
 """
 
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,56 +16,114 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoModel, EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainingArguments, set_seed
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from models.encoding import Encoder
 from models.engine import pad
 from models.engine_torch import StanceNetwork
 from models.errors import UsageError
+from training.augment import with_swapped_names
 from training.config import Recipe
 from training.data import Example
 from training.metrics import macro_f1
+from training.objective import StanceTrainer
 from training.split import Split
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The best epoch's network and the loop's log, one entry for each logged step."""
+    """The network, the best epoch's or the mean of several fits' best, and the loop's log, one entry for each logged step."""
 
     network: StanceNetwork
     history: tuple[dict[str, float], ...]
 
 
-def fit(recipe: Recipe, base: Path, tokenizer: Path, split: Split, checkpoints: Path, *, resume: bool, quiet: bool) -> Fitted:
-    """Fine-tune `base` on the train side; checkpoints go below `checkpoints`, one an epoch."""
-    fit_recipe = recipe.fit
-    set_seed(fit_recipe.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+def fit(
+    recipe: Recipe,
+    base: Path,
+    tokenizer: Path,
+    split: Split,
+    checkpoints: Path,
+    *,
+    resume: bool,
+    quiet: bool,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Fitted:
+    """Fine-tune `base` on the train side; checkpoints go below `checkpoints`, one an epoch; `callbacks` hear of every epoch.
+
+    With `members` above 1 that many fits start from the same weights, see the rows in other orders, and are averaged (model
+    soup, Wortsman et al., 2022): the cost is the training's, an answer costs what it did.
+    """
     encoder = Encoder(tokenizer, recipe.model.max_tokens)
+    train = _dataset(with_swapped_names(split.train, recipe.fit.name_swap, recipe.fit.seed), recipe, encoder)
+    validation = _dataset(split.validation, recipe, encoder)
+    weights = class_weights(split.train, recipe) if recipe.fit.class_weights else None
+    states: list[dict[str, torch.Tensor]] = []
+    history: list[dict[str, float]] = []
+    for member in range(recipe.fit.members):
+        folder = checkpoints / f"member-{member + 1}"
+        state, log = _member(recipe, base, member, train, validation, weights, folder, callbacks, resume=resume, quiet=quiet)
+        first_step = history[-1]["step"] if history else 0.0
+        history += [entry | {"step": entry.get("step", 0.0) + first_step} for entry in log]
+        states.append(state)
+    # accelerate has wrapped the network's forward in autocast; the weights move to one that runs in float32
+    network = StanceNetwork(
+        AutoModel.from_config(AutoConfig.from_pretrained(base)), len(recipe.labels.labels), recipe.model.pooling
+    )
+    network.load_state_dict(_mean(states))
+    return Fitted(network.float().eval(), tuple(history))
+
+
+def _member(
+    recipe: Recipe,
+    base: Path,
+    member: int,
+    train: Dataset,
+    validation: Dataset,
+    weights: list[float] | None,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback],
+    *,
+    resume: bool,
+    quiet: bool,
+) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
+    """One fit: its best epoch's weights and its log; read from `folder` where an earlier, killed run has finished it."""
+    done, log = folder / "weights.safetensors", folder / "log.json"
+    if resume and log.is_file():
+        return load_file(done), json.loads(log.read_text("utf-8"))
+    settings = recipe.fit
+    set_seed(settings.seed)  # every member begins with the same head
+    torch.use_deterministic_algorithms(True, warn_only=True)
     network = StanceNetwork(
         AutoModel.from_pretrained(base, dtype=torch.float32),
         len(recipe.labels.labels),
         recipe.model.pooling,
         dropout=recipe.model.dropout,
-        class_weights=class_weights(split.train, recipe) if fit_recipe.class_weights else None,
-        label_smoothing=fit_recipe.label_smoothing,
     )
     _freeze_unused(network)
-    train = _dataset(split.train, recipe, encoder)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if fit_recipe.batch_size % processes:
-        raise UsageError(f"fit.batch_size {fit_recipe.batch_size} cannot be shared by {processes} processes. Choose a multiple.")
-    a_process = fit_recipe.batch_size // processes
-    steps = -(-len(train) // fit_recipe.batch_size) * fit_recipe.epochs
+    if settings.batch_size % processes:
+        raise UsageError(f"fit.batch_size {settings.batch_size} cannot be shared by {processes} processes. Choose a multiple.")
+    steps = -(-len(train) // settings.batch_size) * settings.epochs
     arguments = TrainingArguments(
-        output_dir=str(checkpoints),
-        num_train_epochs=fit_recipe.epochs,
-        per_device_train_batch_size=a_process,
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size // processes,
         per_device_eval_batch_size=64,
-        learning_rate=fit_recipe.learning_rate,
-        weight_decay=fit_recipe.weight_decay,
-        warmup_steps=round(fit_recipe.warmup * steps),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        warmup_steps=round(settings.warmup * steps),
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,
@@ -71,8 +131,8 @@ def fit(recipe: Recipe, base: Path, tokenizer: Path, split: Split, checkpoints: 
         load_best_model_at_end=True,
         metric_for_best_model="macro_f1",
         greater_is_better=True,
-        seed=fit_recipe.seed,
-        bf16=use_bfloat16(fit_recipe.bfloat16),
+        seed=settings.seed + member,
+        bf16=use_bfloat16(settings.bfloat16),
         use_cpu=not torch.cuda.is_available(),
         ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
         ddp_find_unused_parameters=False if processes > 1 else None,
@@ -85,24 +145,38 @@ def fit(recipe: Recipe, base: Path, tokenizer: Path, split: Split, checkpoints: 
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(
+    trainer = StanceTrainer(
+        recipe=settings,
+        class_weights=weights,
         model=network,
         args=arguments,
         train_dataset=train,
-        eval_dataset=_dataset(split.validation, recipe, encoder),
+        eval_dataset=validation,
         data_collator=collate,
         compute_metrics=_macro_f1,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=fit_recipe.patience)],
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.patience), *callbacks],
     )
     if quiet:
         trainer.remove_callback(PrinterCallback)
-    last = get_last_checkpoint(str(checkpoints)) if resume and checkpoints.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
-    # accelerate has wrapped the network's forward in autocast; the weights move to one that runs in float32
-    clean = StanceNetwork(AutoModel.from_config(network.encoder.config), len(recipe.labels.labels), recipe.model.pooling)
-    clean.load_state_dict(network.state_dict())
-    history = tuple({key: float(value) for key, value in entry.items()} for entry in trainer.state.log_history)
-    return Fitted(clean.float().eval(), history)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None)
+    state = {name: value.detach().clone().contiguous() for name, value in network.state_dict().items()}
+    history = [{key: float(value) for key, value in entry.items()} for entry in trainer.state.log_history]
+    if trainer.is_world_process_zero():
+        save_file(state, done)
+        log.write_text(json.dumps(history), "utf-8")
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return state, history
+
+
+def _mean(states: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of each weight; whole numbers (positions) are the same in all."""
+    if len(states) == 1:
+        return states[0]
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
 
 
 def class_weights(examples: Sequence[Example], recipe: Recipe) -> list[float]:
@@ -127,7 +201,8 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad rows to the longest of them."""
     ids, mask = pad([row["input_ids"] for row in rows])
     labels = torch.tensor([row["labels"] for row in rows])
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask), "labels": labels}
+    weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
+    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask), "labels": labels, "weights": weights}
 
 
 def _dataset(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> Dataset:
@@ -137,6 +212,7 @@ def _dataset(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> D
             "input_ids": [list(row.ids) for row in rows],
             "length": [len(row.ids) for row in rows],
             "labels": [recipe.labels.index(example.label) for example in examples],
+            "weight": [recipe.fit.contested_weight if example.contested else 1.0 for example in examples],
         }
     )
 

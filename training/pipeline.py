@@ -54,25 +54,16 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     first = int(os.environ.get("RANK", "0")) == 0
     if first:
         connect()  # before the work, not after it
-    examples = load_examples(recipe.data.files, recipe.data, recipe.labels)
-    if recipe.data.briefings is not None:
-        briefings = load_briefings(recipe.data.briefings, recipe.labels)
-        examples += briefings.examples
-        if first:
-            say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
-    tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
+    tell: Say = say if first else lambda _: None
+    suite = _suite(recipe, tell)
     further = {name: load_examples([file], recipe.data, recipe.labels) for name, file in recipe.data.further_tests.items()}
-    suite = _suite(recipe, say if first else lambda _: None)
-    require_enough(examples, recipe.labels)
-    split = make_split(examples, tests, recipe.data, recipe.split)
+    split = load_split(recipe, tell)
     base = locate_base(recipe.model.base)
     _prepare_out(recipe, resume=resume, first=first)
     tokenizer = recipe.out / f"tokenizer-{os.environ.get('RANK', '0')}.json"
     write_tokenizer(base, tokenizer)
     if first:
         split.write(recipe.out / "split.json")
-        sizes = ", ".join(f"{side} {len(rows)}" for side, rows in split.sides().items())
-        say(f"rows: {sizes}" + (f", left out (repeats of test rows, two labels) {len(split.dropped)}" if split.dropped else ""))
     fitted = fit(recipe, base, tokenizer, split, recipe.out / "checkpoints", resume=resume, quiet=quiet or not first)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
@@ -89,6 +80,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     shutil.copyfile(recipe.out / "split.json", artifacts / "split.json")
     shutil.copyfile(recipe.out / "recipe.yaml", artifacts / "recipe.yaml")
     metrics = {f"test_{name}": value for name, value in bundle.manifest.metrics["test"].items()}
+    metrics |= {f"validation_{name}": value for name, value in bundle.manifest.metrics["validation"].items()}
     metrics |= {f"slice_{name.replace('=', '_')}_macro_f1": s["macro_f1"] for name, s in evaluation.scores.slices.items()}
     for name in further:
         metrics |= {f"further_{name}_{key}": value for key, value in bundle.manifest.metrics[f"further_{name}"].items()}
@@ -97,6 +89,21 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     registered = log_training(recipe, bundle, split.sides(), fitted.history, metrics, artifacts, promote=promote)
     shutil.rmtree(recipe.out / "checkpoints", ignore_errors=True)
     return Trained(bundle, evaluation, registered, fitted.history)
+
+
+def load_split(recipe: Recipe, say: Say) -> Split:
+    """Read the recipe's rows, and the briefing sentences where it names their place, and divide them into the three sides."""
+    examples = load_examples(recipe.data.files, recipe.data, recipe.labels)
+    if recipe.data.briefings is not None:
+        briefings = load_briefings(recipe.data.briefings, recipe.labels)
+        examples += briefings.examples
+        say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
+    tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
+    require_enough(examples, recipe.labels)
+    split = make_split(examples, tests, recipe.data, recipe.split)
+    sizes = ", ".join(f"{side} {len(rows)}" for side, rows in split.sides().items())
+    say(f"rows: {sizes}" + (f", left out (repeats of test rows, two labels) {len(split.dropped)}" if split.dropped else ""))
+    return split
 
 
 def _build(
@@ -151,7 +158,8 @@ def _build(
         evaluation = evaluate(classifier, split.test)
         others = {name: evaluate(classifier, rows) for name, rows in further.items()}
         behaviour = run_suite(classifier, suite) if suite is not None else None
-    metrics = {"test": evaluation.scores.flat(), "export": parity.flat()}
+        validated = evaluate(classifier, split.validation)
+    metrics = {"test": evaluation.scores.flat(), "validation": validated.scores.flat(), "export": parity.flat()}
     metrics |= {f"further_{name}": other.scores.flat() for name, other in others.items()}
     if behaviour is not None:
         say(behaviour.table())

@@ -60,7 +60,7 @@ def log_training(
     try:
         mlflow.set_experiment(recipe.tracking.experiment)
         with mlflow.start_run(run_name=recipe.name) as run:
-            mlflow.log_params(_flatten(recipe.model_dump(mode="json")))
+            mlflow.log_params(flatten(recipe.model_dump(mode="json")))
             mlflow.set_tag("bundle_id", bundle.id)
             for side, rows in sides.items():
                 frame = pandas.DataFrame({"text": [row.text for row in rows], "label": [row.label for row in rows]})
@@ -87,11 +87,12 @@ def log_training(
         raise RegistryError(f"MLflow at {uri} refused: {reason(error)}. The bundle is kept in {bundle.path}.") from error
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys as one level of dotted ones."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

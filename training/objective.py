@@ -1,0 +1,100 @@
+"""What the loop minimises, and how fast each layer learns: transformers' Trainer with this project's loss and optimiser.
+
+Cross-entropy with class weights, label smoothing and a weight for each row; R-Drop (Liang et al., 2021) adds the distance between
+two passes under different dropout; layer-wise decay of the learning rate follows Howard and Ruder (2018).
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import Trainer
+
+from training.config import FitRecipe
+
+_LAYER = re.compile(r"\.layers?\.(\d+)\.")
+
+
+class StanceTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer for `StanceNetwork`; batches may carry `weights`, shape (batch,), beside `labels`, shape (batch,)."""
+
+    def __init__(self, *, recipe: FitRecipe, class_weights: Sequence[float] | None, **options: Any) -> None:
+        super().__init__(**options)
+        self.recipe = recipe
+        self.optimizer: torch.optim.Optimizer | None
+        self.class_weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The mean loss of a batch; R-Drop only while training."""
+        labels, weights = inputs["labels"], inputs.get("weights")
+        passed = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        twice = model.training and self.recipe.r_drop > 0
+        if twice:
+            passed = {name: torch.cat([value, value]) for name, value in passed.items()}
+        outputs = model(**passed)
+        logits = outputs.logits.float()
+        if twice:
+            one, two = logits.chunk(2)
+            loss = (self._cross_entropy(one, labels, weights) + self._cross_entropy(two, labels, weights)) / 2
+            loss = loss + self.recipe.r_drop * symmetric_divergence(one, two)
+        else:
+            loss = self._cross_entropy(logits, labels, weights)
+        return (loss, outputs) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; layer n of N learns at `layer_decay` ** (N - n) of the head's rate, embeddings at ** (N + 1)."""
+        if self.recipe.layer_decay == 1 or self.optimizer is not None:
+            plain: torch.optim.Optimizer = super().create_optimizer(model)
+            return plain
+        network = self.model if model is None else model
+        decayed = set(self.get_decay_parameter_names(network))
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for name, rate in layer_rates(network, self.recipe.layer_decay).items():
+            key = (rate, self.args.weight_decay if name in decayed else 0.0)
+            groups.setdefault(key, []).append(network.get_parameter(name))
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, network)
+        base = float(options.pop("lr"))
+        optimizer: torch.optim.Optimizer = kind(
+            [{"params": found, "lr": base * rate, "weight_decay": decay} for (rate, decay), found in groups.items()],
+            lr=base,
+            **options,
+        )
+        self.optimizer = optimizer
+        return optimizer
+
+    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        smoothing = self.recipe.label_smoothing
+        by_class = None if self.class_weights is None else self.class_weights.to(logits.device)
+        if weights is None:
+            return functional.cross_entropy(logits, labels, weight=by_class, label_smoothing=smoothing)
+        losses = functional.cross_entropy(logits, labels, weight=by_class, label_smoothing=smoothing, reduction="none")
+        divisor = weights if by_class is None else weights * by_class[labels]
+        return (losses * weights).sum() / divisor.sum()
+
+
+def symmetric_divergence(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
+    """Mean over rows of (KL(one, two) + KL(two, one)) / 2 in nats; both are logits, shape (batch, labels)."""
+    first, second = functional.log_softmax(one, 1), functional.log_softmax(two, 1)
+    there = functional.kl_div(first, second, reduction="batchmean", log_target=True)
+    back = functional.kl_div(second, first, reduction="batchmean", log_target=True)
+    return (there + back) / 2
+
+
+def layer_rates(network: nn.Module, decay: float) -> dict[str, float]:
+    """For each trainable parameter the factor on the learning rate: 1 for the head, less the nearer to the words."""
+    names = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+    found = {name: int(match.group(1)) for name in names if (match := _LAYER.search(name))}
+    layers = max(found.values(), default=-1) + 1
+    return {
+        name: 1.0 if name.startswith("head.") else decay ** (layers - found[name] if name in found else layers + 1)
+        for name in names
+    }
