@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Spinning threads slow each other where programs share cores.
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: serve test train lint format bench bench-quality setup-serve setup-train clean
+.PHONY: serve test train lint format bench bench-quality bench-recipes setup-serve setup-train clean
 
 serve: setup-serve
 	$(BIN)/stancewire serve
@@ -30,6 +30,9 @@ bench: setup-train
 
 bench-quality: setup-train
 	$(BIN)/python -m benchmarks.quality
+
+bench-recipes: setup-train
+	$(BIN)/python -m benchmarks.recipes
 
 setup-serve: $(VENV)/.serve
 setup-train: $(VENV)/.train

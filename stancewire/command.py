@@ -168,6 +168,8 @@ def check(
     report = check_files(files, label_set, text_column=text_column, label_column=label_column)
     for problem in report.problems:
         typer.echo(str(problem))
+    for agreement in report.agreement:
+        typer.echo(str(agreement))
     counts = ", ".join(f"{name} {count}" for name, count in report.labels.items())
     typer.echo(f"{report.rows} rows ({counts}), {len(report.problems)} problems")
     if report.problems:

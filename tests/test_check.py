@@ -33,6 +33,7 @@ FAULTS = {
     "object": (b"[]\n", 1, "not a JSON object"),
     "column": (b'{"text": "a"}\n', 1, "has no 'label'"),
     "label": (quote("a", "Pro-dialog"), 1, "Did you mean 'pro_dialogue'?"),
+    "annotator": (quote("a", label_a="neutral", label_b="pro_presure"), 1, "unknown label_b 'pro_presure'"),
     "string": (b'{"text": 3, "label": "neutral"}\n', 1, "not a string"),
     "empty text": (quote("\u200b "), 1, "empty"),
     "characters": (quote("x" * 2001), 1, "2001 characters"),
@@ -110,3 +111,24 @@ def test_clusters_and_conflicts() -> None:
     assert conflicts(["We met.", "x", "we met", "X"], ["a", "b", "b", "b"]) == [(0, 2)]
     with pytest.raises(ValueError, match="threshold"):
         near_duplicates([], 0)
+
+
+def test_the_agreement_of_two_annotators(tmp_path: Path) -> None:
+    # Cohen (1960) by hand: 3 of 4 the same, by chance 2/4 * 1/4 + 2/4 * 3/4 = 1/2, so (3/4 - 1/2) / (1 - 1/2) = 1/2
+    pairs = [
+        ("neutral", "neutral"),
+        ("neutral", "pro_pressure"),
+        ("pro_pressure", "pro_pressure"),
+        ("pro_pressure", "pro_pressure"),
+    ]
+    one = tmp_path / "one.jsonl"
+    one.write_bytes(b"".join(quote(f"text {n}", label_a=a, label_b=b) for n, (a, b) in enumerate(pairs)))
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(quote("the only one", label_a="neutral", label_b="neutral") + quote("labelled once"))
+    report = check_files([one, other], LabelSet())
+    first, second, both = report.agreement
+    assert (first.part, first.rows, first.same) == (str(one), 4, 0.75)
+    assert first.kappa == pytest.approx(0.5)
+    assert (second.rows, second.kappa) == (1, None)
+    assert (both.part, both.rows, both.same) == ("all", 5, 0.8)
+    assert "Cohen's kappa 0.500" in str(first)

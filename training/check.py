@@ -17,10 +17,12 @@ from typing import Any
 
 from models.schema import LabelSet
 from models.text import has_surrogate, normalise
+from training.agreement import Agreement, measure_agreement
 from training.audit import near_duplicates, normal_key
 
 MAX_CHARACTERS = 2000
 MAX_WORDS = 200
+ANNOTATORS = ("label_a", "label_b")
 REGISTERS = frozenset(("briefing", "interview", "communique", "un_speech", "op_ed", "social", "parliament", "leak", "news"))
 # fmt: off
 PHENOMENA = frozenset((
@@ -47,11 +49,13 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What was read, and every problem in the order of the files and their lines; `labels` counts known labels."""
+    """What was read, and every problem in the order of the files and their lines; `labels` counts known labels; `agreement` is
+    there for files whose rows carry `label_a` and `label_b`, the labels of two annotators."""
 
     rows: int
     labels: dict[str, int]
     problems: tuple[Problem, ...]
+    agreement: tuple[Agreement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,13 @@ def check_files(paths: Sequence[Path], label_set: LabelSet, text_column: str = "
         order.setdefault(str(path), len(order))
     problems.sort(key=lambda problem: (order[problem.file], problem.line))
     counts = Counter(label for row in rows if (label := _label(row, label_column)) in label_set.labels)
-    return CheckReport(len(rows), {label: counts[label] for label in label_set.labels}, tuple(problems))
+    twice = [
+        (row.file, row.values["label_a"], row.values["label_b"])
+        for row in rows
+        if all(row.values.get(name) in label_set.labels for name in ANNOTATORS)
+    ]
+    by_label = {label: counts[label] for label in label_set.labels}
+    return CheckReport(len(rows), by_label, tuple(problems), tuple(measure_agreement(twice)))
 
 
 def _read(path: Path, required: tuple[str, str]) -> Iterator[_Row | Problem]:
@@ -197,12 +207,12 @@ def _check_text(row: _Row, column: str) -> Iterator[Problem]:
 
 
 def _check_label(row: _Row, column: str, label_set: LabelSet) -> Iterator[Problem]:
-    if column not in row.values:
-        return
-    label = row.values[column]
-    if isinstance(label, str) and label in label_set.labels:
-        return
-    yield row.problem(f"unknown label {label!r}", _suggest(label, label_set.labels))
+    for name in (column, *ANNOTATORS):
+        label = row.values.get(name)
+        if name not in row.values or (name != column and label in (None, "")):
+            continue
+        if not (isinstance(label, str) and label in label_set.labels):
+            yield row.problem(f"unknown {name if name in ANNOTATORS else 'label'} {label!r}", _suggest(label, label_set.labels))
 
 
 def _check_fields(row: _Row) -> Iterator[Problem]:

@@ -1,0 +1,38 @@
+"""How far two annotators agree: Cohen's kappa (Cohen, 1960), 1 for always and 0 for what chance alone would give."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sklearn.metrics import cohen_kappa_score
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Cohen's kappa and the share of equal labels over `rows` rows of `part`; kappa is None where both used one label only."""
+
+    part: str
+    rows: int
+    same: float
+    kappa: float | None
+
+    def __str__(self) -> str:
+        kappa = "not defined" if self.kappa is None else f"{self.kappa:.3f}"
+        return f"{self.part}: two annotators gave {self.same:.1%} of {self.rows} rows the same label, Cohen's kappa {kappa}"
+
+
+def measure_agreement(labels: Sequence[tuple[str, str, str]]) -> list[Agreement]:
+    """Agreement in each part, in their order, and last in all of them; `labels` holds part, first label, second label."""
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for part, first, second in labels:
+        parts.setdefault(part, []).append((first, second))
+    found = [_measure(part, pairs) for part, pairs in parts.items()]
+    if len(parts) > 1:
+        found.append(_measure("all", [pair for pairs in parts.values() for pair in pairs]))
+    return found
+
+
+def _measure(part: str, pairs: Sequence[tuple[str, str]]) -> Agreement:
+    same = sum(first == second for first, second in pairs) / len(pairs)
+    used = {label for pair in pairs for label in pair}
+    kappa = float(cohen_kappa_score(*zip(*pairs, strict=True))) if len(used) > 1 else None
+    return Agreement(part, len(pairs), same, kappa)
