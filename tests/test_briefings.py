@@ -32,6 +32,8 @@ def table(tmp_path: Path) -> Path:
         {"text": text, "label": label, "confidence": 3, "issue": "other", "source": "briefings/2030-01/one.md"}
         for text, label in SENTENCES
     ]
+    rows[0] |= {"label_a": "pro_dialogue", "label_b": "neutral"}
+    rows[1] |= {"label_a": "pro_pressure", "label_b": "pro_pressure"}
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     assert write_labels(tmp_path / "rows.jsonl", tmp_path / "labels.csv") == 4
     return tmp_path / "labels.csv"
@@ -50,6 +52,7 @@ def test_text_comes_from_a_clone(tmp_path: Path, table: Path) -> None:
     found = load_briefings(clone, LabelSet(), table)
     assert {(example.text, example.label) for example in found.examples} == set(SENTENCES[:3])
     assert found.missing == 1
+    assert [example.text for example in found.examples if example.contested] == [SENTENCES[0][0]]
     assert {example.group for example in found.examples} == {"briefings/2030-01/one.md"}
 
 

@@ -1,9 +1,9 @@
 """Labels of real briefing sentences without the sentences: the project keeps a digest and a label, the user has the text.
 
 `training/corpus/briefings.csv` names, for each sentence, the document it stands in, its number of words, the SHA-256 of its normal
-form, and its label. The documents are those of the repository brian14708/wh-briefings (CC0 1.0). From a clone of it the text is
-found again by trying every run of that many words in the document, so that no rule for cutting sentences has to be repeated; a
-JSONL file with a column `text` will do as well.
+form, the labels of two annotators (the second may be empty) and the final one. The documents are those of the repository
+brian14708/wh-briefings (CC0 1.0). From a clone of it the text is found again by trying every run of that many words in the
+document, so that no rule for cutting sentences has to be repeated; a JSONL file with a column `text` will do as well.
 """
 
 import csv
@@ -21,7 +21,7 @@ from models.text import has_surrogate, normalise
 from training.data import Example
 
 LABELS = Path(__file__).parent / "corpus" / "briefings.csv"
-COLUMNS = ("sha256", "words", "label", "confidence", "issue", "source")
+COLUMNS = ("sha256", "words", "label", "label_a", "label_b", "confidence", "issue", "source")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _MARKUP = re.compile(r"\*\*|__|^[#>]+\s+|^[*-]\s+", re.MULTILINE)
 
@@ -41,6 +41,7 @@ class _Row:
     label: str
     issue: str
     source: str
+    contested: bool
 
 
 def sentence_digest(text: str) -> str:
@@ -72,6 +73,7 @@ def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Brief
             group=row.source,
             slices={"issue": (row.issue,), "register": ("briefing",), "origin": ("real",)},
             where=row.source,
+            contested=row.contested,
         )
         for row in rows
         if row.digest in found
@@ -85,26 +87,30 @@ def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Brief
 
 
 def write_labels(sentences: Path, table: Path = LABELS) -> int:
-    """Write `table` from a JSONL file of labelled sentences (text, label, confidence, issue, source); the number of rows."""
+    """Write `table` from a JSONL file of labelled sentences (text, label, confidence, issue, source, and label_a and label_b where
+    two annotators labelled them); the number of rows."""
     lines = sentences.read_text("utf-8").splitlines()
     with table.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in sorted((json.loads(line) for line in lines), key=lambda row: sentence_digest(row["text"])):
             text = normalise(row["text"])
-            values = (sentence_digest(text), len(text.split(" ")), row["label"], row["confidence"], row["issue"], row["source"])
-            writer.writerow(values)
+            known = row | {"sha256": sentence_digest(text), "words": len(text.split(" "))}
+            writer.writerow([known.get(column, "") for column in COLUMNS])
     return len(lines)
 
 
 def _rows(table: Path) -> list[_Row]:
     try:
         with table.open(encoding="utf-8", newline="") as stream:
-            return [
-                _Row(row["sha256"], int(row["words"]), row["label"], row["issue"], row["source"]) for row in csv.DictReader(stream)
-            ]
+            return [_row(row) for row in csv.DictReader(stream)]
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{table} is not a table of sentence labels: it must have the columns {', '.join(COLUMNS)}.") from error
+
+
+def _row(row: dict[str, str]) -> _Row:
+    contested = bool(row["label_a"] and row["label_b"] and row["label_a"] != row["label_b"])
+    return _Row(row["sha256"], int(row["words"]), row["label"], row["issue"], row["source"], contested)
 
 
 def _search(folder: Path, rows: list[_Row]) -> dict[str, str]:
