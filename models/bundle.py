@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import BundleError, UsageError
 from models.schema import LabelSet
@@ -57,12 +57,19 @@ class Manifest(_Strict):
     pooling: Literal["mean", "first"]
     max_tokens: int = Field(ge=8, le=8192)
     temperature: float = Field(gt=0)
+    bias: tuple[float, ...] = ()
     confidence_threshold: float = Field(ge=0, le=1)
     training_data_sha256: str
     git_commit: str | None = None
     metrics: dict[str, dict[str, float]] = {}
     engine: EngineEntry
     files: dict[str, FileEntry] = {}
+
+    @model_validator(mode="after")
+    def _one_bias_a_label(self) -> "Manifest":
+        if self.bias and len(self.bias) != len(self.label_set.labels):
+            raise ValueError(f"bias has {len(self.bias)} numbers for {len(self.label_set.labels)} labels")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

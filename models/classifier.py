@@ -66,7 +66,7 @@ class Classifier:
     def run(self, call: Call) -> list[tuple[int, Prediction]]:
         """Predictions of one call, each with its place in the request."""
         manifest = self.bundle.manifest
-        probabilities = softmax(self.logits(call), manifest.temperature)
+        probabilities = softmax(self.logits(call), manifest.temperature, manifest.bias)
         return [
             (position, predict(self.label_set, row, manifest.confidence_threshold, encoded.truncated))
             for position, encoded, row in zip(call.positions, call.rows, probabilities, strict=True)

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score
 
 from models.calibration import softmax
-from training.calibrate import choose_threshold, fit_temperature
+from training.calibrate import choose_threshold, fit_calibration
 from training.metrics import bootstrap_macro_f1, expected_calibration_error, measure
 
 RANDOM = np.random.default_rng(5)
@@ -26,8 +26,25 @@ def test_calibrated_probabilities_have_little_calibration_error() -> None:
     assert expected_calibration_error(softmax(LOGITS * 3), TRUTH) > 0.1
 
 
-def test_temperature_is_recovered() -> None:
-    assert fit_temperature(LOGITS * 2.5, TRUTH) == pytest.approx(2.5, rel=0.05)
+def test_temperature_and_bias_are_recovered() -> None:
+    found = fit_calibration(LOGITS * 2.5, TRUTH, bias=False)
+    assert found.temperature == pytest.approx(2.5, rel=0.05)
+    assert found.bias == ()
+    moved = (LOGITS + np.array([0.8, 0.0, -0.8])) * 2.5
+    shifted = fit_calibration(moved, TRUTH, bias=True)
+    assert shifted.temperature == pytest.approx(2.5, rel=0.05)
+    assert shifted.bias == pytest.approx([-0.8, 0.0, 0.8], abs=0.1)
+    assert expected_calibration_error(softmax(moved, shifted.temperature, shifted.bias), TRUTH) < 0.03
+
+
+def test_a_prior_moves_the_labels_to_their_expected_shares() -> None:
+    plain = fit_calibration(LOGITS, TRUTH, bias=True)
+    moved = fit_calibration(LOGITS, TRUTH, bias=True, prior=[0.1, 0.1, 0.8])
+    assert moved.temperature == plain.temperature
+    shares = np.bincount(TRUTH) / len(TRUTH)
+    expected = np.array(plain.bias) + np.log([0.1, 0.1, 0.8]) - np.log(shares)
+    assert moved.bias == pytest.approx(expected, abs=1e-5)
+    assert (softmax(LOGITS, moved.temperature, moved.bias).argmax(1) == 2).mean() > (LOGITS.argmax(1) == 2).mean()
 
 
 def test_threshold_reaches_its_target() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.documents import read_yaml
 from models.errors import UsageError
@@ -81,9 +81,12 @@ class FitRecipe(_Strict):
 
 
 class CalibrationRecipe(_Strict):
-    """`confident` is set on validation so that answers above the threshold reach this accuracy."""
+    """`confident` is set on validation so that answers above the threshold reach `target_accuracy`; `bias` also shifts each label;
+    `prior` maps every label to its expected share in use, where that differs from the training rows'."""
 
     target_accuracy: float = Field(0.9, gt=0, le=1)
+    bias: bool = True
+    prior: dict[str, float] = {}
 
 
 class ExportRecipe(_Strict):
@@ -115,6 +118,13 @@ class Recipe(_Strict):
     export: ExportRecipe = ExportRecipe()
     tracking: TrackingRecipe = TrackingRecipe()
     behaviour: Path | None = None
+
+    @model_validator(mode="after")
+    def _prior_names_the_labels(self) -> "Recipe":
+        prior = self.calibration.prior
+        if prior and (set(prior) != set(self.labels.labels) or min(prior.values()) <= 0):
+            raise ValueError(f"calibration.prior must give each of {', '.join(self.labels.labels)} a share above 0")
+        return self
 
     def digest(self) -> str:
         """SHA-256 of the recipe's values, the output folder aside."""

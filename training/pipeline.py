@@ -26,7 +26,7 @@ from models.schema import FloatArray
 from training.base import base_digest, locate_base, write_tokenizer
 from training.behaviour import Suite, load_suite, run_suite, unknown_labels
 from training.briefings import load_briefings
-from training.calibrate import choose_threshold, fit_temperature
+from training.calibrate import choose_threshold, fit_calibration
 from training.config import Recipe
 from training.data import Example, data_digest, load_examples, require_enough
 from training.evaluate import Evaluation, evaluate
@@ -132,8 +132,10 @@ def _build(
     engine = OnnxEngine(scratch / "model.onnx")
     logits = _logits(engine, encoder.encode([example.text for example in split.validation]))
     truth = np.array([recipe.labels.index(example.label) for example in split.validation], dtype=np.int64)
-    temperature = fit_temperature(logits, truth)
-    threshold = choose_threshold(softmax(logits, temperature), truth, recipe.calibration.target_accuracy)
+    prior = [recipe.calibration.prior[label] for label in recipe.labels.labels] if recipe.calibration.prior else []
+    fitting = fit_calibration(logits, truth, bias=recipe.calibration.bias, prior=prior)
+    probabilities = softmax(logits, fitting.temperature, fitting.bias)
+    threshold = choose_threshold(probabilities, truth, recipe.calibration.target_accuracy)
     manifest = Manifest(
         name=recipe.name,
         version=recipe.version,
@@ -142,7 +144,8 @@ def _build(
         base_sha256=base_digest(base),
         pooling=recipe.model.pooling,
         max_tokens=recipe.model.max_tokens,
-        temperature=temperature,
+        temperature=fitting.temperature,
+        bias=fitting.bias,
         confidence_threshold=threshold,
         training_data_sha256=data_digest([*split.train, *split.validation, *split.test]),
         git_commit=_git_commit(),

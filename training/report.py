@@ -82,7 +82,7 @@ Labels a sentence as {", ".join(f"`{label}`" for label in manifest.label_set.lab
   {manifest.max_tokens} tokens; longer text is read from its start.
 - Data: {sizes["train"]} rows to train, {sizes["validation"]} to validate, {sizes["test"]} to test;
   digest {manifest.training_data_sha256[:16]}….{" " + note if note else ""}
-- Calibration: temperature {manifest.temperature:.3f} set on validation; `confident` from a probability of
+- Calibration: temperature {manifest.temperature:.3f}{_bias(manifest)} set on validation; `confident` from a probability of
   {manifest.confidence_threshold:.3f}, chosen on validation; {evaluation.not_confident:.0%} of the test rows are below it.
 - Engine: ONNX Runtime, {manifest.engine.precision}; same label as float32 torch on {parity["agreement"]:.2%} of the test rows,
   greatest change of a probability {parity["max_change"]:.3f}.
@@ -153,3 +153,10 @@ def _risk_coverage(evaluation: Evaluation, path: Path) -> Path:
     axes.set_ylim(bottom=0)
     figure.savefig(path)
     return path
+
+
+def _bias(manifest: Manifest) -> str:
+    if not manifest.bias:
+        return ""
+    shifts = ", ".join(f"{label} {value:+.3f}" for label, value in zip(manifest.label_set.labels, manifest.bias, strict=True))
+    return f" and a bias for each label ({shifts})"
