@@ -98,9 +98,9 @@ These rows come from the same source as the training rows. Text of another kind 
 {further}
 ## Limits
 
-One sentence is read without its context and without knowing who speaks. Irony, judged reports and conditions are where it errs
-most. It knows English only. An answer with `confident: false` needs a reader.
-"""
+One sentence is read without its context and without knowing who speaks. It knows the languages of its training rows only. An
+answer with `confident: false` needs a reader.
+{_weakest(evaluation, behaviour)}"""
 
 
 def _figure(title: str, x: str, y: str) -> tuple[Figure, "matplotlib.axes.Axes"]:
@@ -153,6 +153,17 @@ def _risk_coverage(evaluation: Evaluation, path: Path) -> Path:
     axes.set_ylim(bottom=0)
     figure.savefig(path)
     return path
+
+
+def _weakest(evaluation: Evaluation, behaviour: Behaviour | None) -> str:
+    """Where it errs most: the slices of the test side with the lowest macro-F1, the behaviour categories with the lowest share."""
+    slices = sorted(evaluation.scores.slices.items(), key=lambda item: item[1]["macro_f1"])[:5]
+    named = ", ".join(f"{name} {scores['macro_f1']:.2f} ({scores['rows']:.0f} rows)" for name, scores in slices)
+    text = f"\nWeakest slices of the test side, macro-F1: {named}.\n" if slices else ""
+    if behaviour is not None:
+        worst = sorted((share, name) for name, share in behaviour.shares().items() if name != "all")[:5]
+        text += "\nWeakest behaviour: " + ", ".join(f"{name} {share:.0%}" for share, name in worst) + ".\n"
+    return text
 
 
 def _bias(manifest: Manifest) -> str:
