@@ -99,7 +99,7 @@ def test_resuming_with_another_recipe_is_refused(tiny_recipe: Path, tracking: st
 def test_the_same_recipe_under_torchrun(tiny_bundle: Path, tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
     out = tmp_path / "run"
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-    process = train_process(tiny_recipe, out, tracking, launcher=torchrun)
+    process = train_process(tiny_recipe, out, tracking, "--set", "fit.members=2", launcher=torchrun)
     said, _ = process.communicate(timeout=500)
     assert process.returncode == 0, said
     assert open_bundle(out / "bundle").manifest.metrics["test"]["rows"] == 20

@@ -1,0 +1,34 @@
+"""Several fits averaged, and a run that goes on between two of them."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from training.base import locate_base, write_tokenizer
+from training.config import load_recipe
+from training.finetune import fit
+from training.pipeline import load_split
+
+
+def test_members_are_averaged_and_finished_ones_are_kept(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        tiny_recipe, ["fit.members=2", "fit.epochs=1", "fit.name_swap=0.5", "fit.r_drop=1.0", "fit.layer_decay=0.9"]
+    )
+    split = load_split(recipe, lambda _: None)
+    base = locate_base(recipe.model.base)
+    write_tokenizer(base, tmp_path / "tokenizer.json")
+    first = fit(recipe, base, tmp_path / "tokenizer.json", split, tmp_path / "run", resume=False, quiet=True)
+    members = [load_file(tmp_path / "run" / f"member-{number}" / "weights.safetensors") for number in (1, 2)]
+    assert not torch.equal(members[0]["head.weight"], members[1]["head.weight"])
+    assert torch.allclose(first.network.head.weight, (members[0]["head.weight"] + members[1]["head.weight"]) / 2)
+    steps = [entry["step"] for entry in first.history if "eval_macro_f1" in entry]
+    assert len(steps) == 2
+    assert steps == sorted(set(steps))
+    kept = (tmp_path / "run" / "member-1" / "weights.safetensors").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "run" / "member-2")
+    again = fit(recipe, base, tmp_path / "tokenizer.json", split, tmp_path / "run", resume=True, quiet=True)
+    assert (tmp_path / "run" / "member-1" / "weights.safetensors").stat().st_mtime_ns == kept
+    for name, value in first.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
