@@ -31,7 +31,7 @@ def test_a_search_goes_on_where_it_stood(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe(tiny_recipe, ["fit.epochs=2", "tracking.experiment=search"])
+    recipe = load_recipe(tiny_recipe, ["fit.epochs=2", "fit.members=2", "tracking.experiment=search"])
     said: list[str] = []
 
     def search(trials: int) -> float:
@@ -53,7 +53,7 @@ def test_a_search_goes_on_where_it_stood(
     assert max(run.data.metrics["validation_macro_f1"] for run in runs) == best
     written = load_recipe(tmp_path / "out" / "best.yaml")
     assert written.fit.learning_rate == study.best_params["fit.learning_rate"]
-    assert written.data == recipe.data
+    assert (written.data, written.fit.members) == (recipe.data, 2)
     assert not list((tmp_path / "out").glob("trial-*"))
     other = load_recipe(tiny_recipe, ["fit.epochs=2", "fit.seed=5"])
     with pytest.raises(UsageError, match="another recipe"):

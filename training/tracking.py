@@ -1,6 +1,8 @@
 """Every write to MLflow: one run a training, the bundle as its logged model, the registry's aliases."""
 
+import hashlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 
 import mlflow
 import pandas
+from alembic.util.exc import CommandError
+from filelock import FileLock
 from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,7 +23,7 @@ from training.config import Recipe
 from training.data import Example
 
 # a database that cannot be opened, or whose driver is not installed, speaks in its own errors
-_FAULTS = (MlflowException, SQLAlchemyError, ImportError, OSError)
+FAULTS = (MlflowException, SQLAlchemyError, CommandError, ImportError, OSError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +37,26 @@ class Registered:
 
 
 def connect() -> str:
-    """Set the tracking server and ask it for an answer; RegistryError where none comes."""
+    """Set the tracking server and ask it for an answer; RegistryError where none comes.
+
+    Two processes that meet a new database would both make its tables: they take turns.
+    """
     uri = tracking_uri()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         mlflow.set_tracking_uri(uri)
-        mlflow.search_experiments(max_results=1)
-    except _FAULTS as error:
+        with _turn(uri):
+            mlflow.search_experiments(max_results=1)
+    except FAULTS as error:
         raise RegistryError(f"MLflow at {uri} does not answer: {reason(error)}. Check MLFLOW_TRACKING_URI.") from error
     return uri
+
+
+def _turn(uri: str) -> FileLock:
+    """A lock of this machine's for the tracking server at `uri`; OSError (Timeout) where its holder hangs."""
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir()) / f"stancewire-{os.getuid()}-{name}.lock", timeout=120)
 
 
 def log_training(
@@ -83,7 +97,7 @@ def log_training(
             if promote:
                 client.set_registered_model_alias(name, "champion", str(version.version))
         return Registered(run.info.run_id, logged.model_id, name, str(version.version))
-    except _FAULTS as error:
+    except FAULTS as error:
         raise RegistryError(f"MLflow at {uri} refused: {reason(error)}. The bundle is kept in {bundle.path}.") from error
 
 

@@ -22,14 +22,15 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from models.documents import read_yaml
-from models.errors import UsageError
+from models.errors import RegistryError, UsageError
+from models.registry import reason
 from training.base import locate_base, write_tokenizer
 from training.config import Recipe, revise
 from training.data import data_digest
 from training.finetune import fit
 from training.pipeline import Say, load_split
 from training.split import Split
-from training.tracking import connect, flatten
+from training.tracking import FAULTS, connect, flatten
 
 HEARTBEAT_S = 20
 _KEPT_STATES = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -93,8 +94,9 @@ def tune(
     recipe: Recipe, space: Space, out: Path, *, trials: int, study_name: str, storage: str | None, seed: int, quiet: bool, say: Say
 ) -> Found:
     """Search until `trials` trials of the study have ended, its earlier ones counted, and write the best recipe to `out`."""
-    connect()
-    recipe = revise(recipe, {"fit.members": 1})  # one fit a trial; averaging comes after the search
+    uri = connect()
+    members = recipe.fit.members
+    recipe = revise(recipe, {"fit.members": 1})  # one fit a trial; the recipe that is written averages again
     split = load_split(recipe, say)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -106,8 +108,11 @@ def tune(
     if study.user_attrs.get("recipe", digest) != digest:
         raise UsageError(f"the study {study_name!r} was begun with another recipe or other data. Choose another --study.")
     study.set_user_attr("recipe", digest)
-    mlflow.set_experiment(recipe.tracking.experiment)
-    parent = _parent(study)
+    try:
+        mlflow.set_experiment(recipe.tracking.experiment)
+        parent = _parent(study)
+    except FAULTS as error:
+        raise RegistryError(f"MLflow at {uri} refused: {reason(error)}.") from error
 
     def objective(trial: optuna.Trial) -> float:
         values = {key: _suggest(trial, key, choice) for key, choice in space.items()}
@@ -122,15 +127,21 @@ def tune(
     ended = len(study.get_trials(deepcopy=False, states=_KEPT_STATES))
     if ended:
         say(f"study {study_name}: {ended} trials have ended before")
-    if ended < trials:
-        study.optimize(objective, callbacks=[report])
+    try:
+        if ended < trials:
+            study.optimize(objective, callbacks=[report])
+    except FAULTS as error:
+        raise RegistryError(f"MLflow at {uri} failed: {reason(error)}. The same command goes on with the study.") from error
     try:
         best = study.best_trial
     except ValueError as error:
         raise UsageError(f"no trial of {study_name!r} ran to its end. Ask for more --trials.") from error
     target = out / "best.yaml"
     target.write_text(
-        yaml.safe_dump(revise(recipe, best.params).model_dump(mode="json", exclude_defaults=True), sort_keys=False), "utf-8"
+        yaml.safe_dump(
+            revise(recipe, best.params | {"fit.members": members}).model_dump(mode="json", exclude_defaults=True), sort_keys=False
+        ),
+        "utf-8",
     )
     for key, weight in _importances(study).items():
         say(f"importance of {key}: {weight:.2f}")
