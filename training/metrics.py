@@ -15,7 +15,8 @@ BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """One evaluation. `interval` is the 95 % bootstrap interval of macro-F1; `slices` maps column=value to (rows, macro-F1)."""
+    """One evaluation. `interval` is the 95 % bootstrap interval of macro-F1; `slices` maps column=value to its rows, macro-F1 and
+    accuracy."""
 
     rows: int
     macro_f1: float
@@ -75,7 +76,11 @@ def measure(
         },
         confusion=[[int(value) for value in row] for row in table],
         slices={
-            name: {"rows": int(chosen.sum()), "macro_f1": macro_f1(predicted[chosen], truth[chosen], len(labels))}
+            name: {
+                "rows": int(chosen.sum()),
+                "macro_f1": macro_f1(predicted[chosen], truth[chosen], len(labels)),
+                "accuracy": float((predicted[chosen] == truth[chosen]).mean()),
+            }
             for name, chosen in (slices or {}).items()
         },
     )

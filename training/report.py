@@ -156,10 +156,10 @@ def _risk_coverage(evaluation: Evaluation, path: Path) -> Path:
 
 
 def _weakest(evaluation: Evaluation, behaviour: Behaviour | None) -> str:
-    """Where it errs most: the slices of the test side with the lowest macro-F1, the behaviour categories with the lowest share."""
-    slices = sorted(evaluation.scores.slices.items(), key=lambda item: item[1]["macro_f1"])[:5]
-    named = ", ".join(f"{name} {scores['macro_f1']:.2f} ({scores['rows']:.0f} rows)" for name, scores in slices)
-    text = f"\nWeakest slices of the test side, macro-F1: {named}.\n" if slices else ""
+    """Where it errs most: the slices of the test side with the lowest accuracy, the behaviour categories with the lowest share."""
+    slices = sorted(evaluation.scores.slices.items(), key=lambda item: item[1]["accuracy"])[:5]
+    named = ", ".join(f"{name} {scores['accuracy']:.2f} ({scores['rows']:.0f} rows)" for name, scores in slices)
+    text = f"\nWeakest slices of the test side, accuracy: {named}.\n" if slices else ""
     if behaviour is not None:
         worst = sorted((share, name) for name, share in behaviour.shares().items() if name != "all")[:5]
         text += "\nWeakest behaviour: " + ", ".join(f"{name} {share:.0%}" for share, name in worst) + ".\n"
