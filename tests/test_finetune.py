@@ -3,13 +3,26 @@
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from models.errors import UsageError
 from training.base import locate_base, write_tokenizer
 from training.config import load_recipe
-from training.finetune import fit
+from training.data import Example
+from training.finetune import fit, row_weight
 from training.pipeline import load_split
+
+
+def test_rows_of_a_slice_count_what_the_recipe_says(tiny_recipe: Path) -> None:
+    settings = load_recipe(tiny_recipe, ["fit.contested_weight=0.5", "fit.slice_weights={origin=real: 3.0, issue=iran: 2.0}"]).fit
+    plain = Example("a", "One.", "neutral", None, {"issue": ("china",), "origin": ()}, "rows.csv:1")
+    real = Example("b", "Two.", "neutral", None, {"issue": ("iran", "china"), "origin": ("real",)}, "rows.csv:2", contested=True)
+    assert row_weight(plain, settings) == 1.0
+    assert row_weight(real, settings) == 3.0
+    with pytest.raises(UsageError, match="slice_weights"):
+        load_recipe(tiny_recipe, ["fit.slice_weights={real: 3.0}"])
 
 
 def test_members_are_averaged_and_finished_ones_are_kept(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ def test_families_never_straddle_and_labels_are_balanced(corpus: list[Example]) 
     for row, family in zip(corpus, families(corpus, 0.6), strict=True):
         sides.setdefault(family, set()).add(home[row.id])
     assert all(len(found) == 1 for found in sides.values())
+    whole = sum(row.label == "neutral" for row in corpus) / len(corpus)
     for rows in split.sides().values():
         share = sum(row.label == "neutral" for row in rows) / len(rows)
-        assert share == pytest.approx(0.418, abs=0.03)
+        assert share == pytest.approx(whole, abs=0.02)
     assert len(split.test) == pytest.approx(len(corpus) / 10, rel=0.1)
 
 
@@ -58,6 +59,16 @@ def test_leaks_into_a_given_test_side_are_refused_or_left_out(corpus: list[Examp
     split = make_split([*rest, leak], test, DataRecipe(on_leak="drop"), SplitRecipe())
     assert leak in split.dropped
     assert leak not in split.train + split.validation
+
+
+def test_leaks_are_kept_on_request_but_never_between_train_and_validation(corpus: list[Example]) -> None:
+    test = corpus[:300]
+    leaks = [example(9990 + i, test[3].text.upper() + "!" * i, test[3].label) for i in range(3)]
+    rest = [row for row in corpus[300:] if row.group is None or row.group not in {r.group for r in test}]
+    split = make_split([*rest, *leaks], test, DataRecipe(on_leak="keep"), SplitRecipe())
+    assert not split.dropped
+    assert len(split.train) + len(split.validation) == len(rest) + 3
+    assert len({side for side, rows in split.sides().items() if any(row in leaks for row in rows)}) == 1
 
 
 def test_a_leaking_written_split_names_the_rows(corpus: list[Example], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -20,9 +20,9 @@ class _Strict(BaseModel):
 
 class DataRecipe(_Strict):
     """Which rows: files (globs allowed) and their columns; what happens to training rows that repeat a row of `test_files`
-    (`on_leak`) and to those whose text also stands with another label (`on_conflict`); `further_tests` maps a name to a labelled
-    file that is only measured on; `briefings` says where the briefing sentences are (training/briefings.py);
-    `note` says in the model card where the labels come from."""
+    (`on_leak`; `keep` learns them, to be measured as a published figure was) and to those whose text also stands with another
+    label (`on_conflict`); `further_tests` maps a name to a labelled file that is only measured on; `briefings` says where the
+    briefing sentences are (training/briefings.py); `note` says in the model card where the labels come from."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
@@ -35,7 +35,7 @@ class DataRecipe(_Strict):
     slice_columns: tuple[str, ...] = ("issue", "register", "phenomena")
     note: str = ""
     near_duplicate: float = Field(0.6, gt=0, le=1)
-    on_leak: Literal["refuse", "drop"] = "refuse"
+    on_leak: Literal["refuse", "drop", "keep"] = "refuse"
     on_conflict: Literal["refuse", "drop"] = "refuse"
 
 
@@ -60,8 +60,9 @@ class ModelRecipe(_Strict):
 class FitRecipe(_Strict):
     """The loop: `batch_size` is what all processes take together; `warmup` is a share of all steps; `layer_decay` slows each layer
     below the head by this factor; `r_drop` weighs the distance between two passes; rows whose two annotators disagreed count
-    `contested_weight`; `name_swap` is the share of sentences that are also learnt with other countries in them; `members` fits are
-    averaged weight by weight."""
+    `contested_weight`, rows of a slice such as `origin=real` what `slice_weights` says (the product, where several apply);
+    `name_swap` is the share of sentences that are also learnt with other countries in them; `members` fits are averaged weight by
+    weight."""
 
     epochs: int = Field(6, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -73,6 +74,7 @@ class FitRecipe(_Strict):
     layer_decay: float = Field(1.0, gt=0, le=1)
     r_drop: float = Field(0.0, ge=0)
     contested_weight: float = Field(1.0, gt=0, le=1)
+    slice_weights: dict[Annotated[str, Field(pattern="^[^=]+=.+$")], Annotated[float, Field(gt=0)]] = {}
     name_swap: float = Field(0.0, ge=0, le=1)
     members: int = Field(1, ge=1)
     patience: int = Field(2, ge=1)

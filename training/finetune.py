@@ -34,7 +34,7 @@ from models.engine import pad
 from models.engine_torch import StanceNetwork
 from models.errors import UsageError
 from training.augment import with_swapped_names
-from training.config import Recipe
+from training.config import FitRecipe, Recipe
 from training.data import Example
 from training.metrics import macro_f1
 from training.objective import StanceTrainer
@@ -212,9 +212,18 @@ def _dataset(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> D
             "input_ids": [list(row.ids) for row in rows],
             "length": [len(row.ids) for row in rows],
             "labels": [recipe.labels.index(example.label) for example in examples],
-            "weight": [recipe.fit.contested_weight if example.contested else 1.0 for example in examples],
+            "weight": [row_weight(example, recipe.fit) for example in examples],
         }
     )
+
+
+def row_weight(example: Example, recipe: FitRecipe) -> float:
+    """How much `example` counts in the loss."""
+    weight = recipe.contested_weight if example.contested else 1.0
+    for column, values in example.slices.items():
+        for value in values:
+            weight *= recipe.slice_weights.get(f"{column}={value}", 1.0)
+    return weight
 
 
 def _macro_f1(prediction: EvalPrediction) -> dict[str, float]:

@@ -66,14 +66,19 @@ def make_split(examples: Sequence[Example], tests: Sequence[Example], data: Data
         rest, test = _take(list(range(len(examples))), examples, family, recipe.test, recipe.seed)
         train, validation = _take(rest, examples, family, recipe.validation / (1 - recipe.test), recipe.seed)
         split = Split(*(tuple(examples[i] for i in side) for side in (train, validation, test)))
-    audit_split(split, dict(zip((example.id for example in everything), family, strict=True)))
+    audit_split(
+        split, dict(zip((example.id for example in everything), family, strict=True)), keep=bool(tests) and data.on_leak == "keep"
+    )
     return replace(split, dropped=(*contested, *split.dropped))
 
 
-def audit_split(split: Split, family: dict[str, int]) -> None:
-    """DataError naming the rows where a family straddles two sides, or where a side lacks a label."""
+def audit_split(split: Split, family: dict[str, int], *, keep: bool = False) -> None:
+    """DataError naming the rows where a family straddles two sides, or where a side lacks a label; `keep` allows
+    repeats of test rows."""
     homes: dict[int, dict[str, Example]] = defaultdict(dict)
     for side, rows in split.sides().items():
+        if keep and side == "test":
+            continue
         for example in rows:
             homes[family[example.id]].setdefault(side, example)
     leaks = [
@@ -103,7 +108,10 @@ def _with_tests(
         raise DataError(
             f"{len(rows)} training rows repeat a test row. Remove them, or set data.on_leak=drop to leave them out:", rows
         )
-    kept = [i for i in range(len(examples)) if family[i] not in tested]
+    if data.on_leak == "keep":
+        leaking = []
+    left_out = set(leaking)
+    kept = [i for i in range(len(examples)) if i not in left_out]
     train, validation = _take(kept, examples, family, recipe.validation, recipe.seed)
     return Split(
         tuple(examples[i] for i in train),
