@@ -1,9 +1,9 @@
 """The trainer on somebody else's table: FOMC hawkish/dovish/neutral, the three published splits; `make bench-quality`.
 
 Reads `train-SEED.csv` and `test-SEED.csv` (columns sentence, label) from a folder (first argument, or ../shared/benchmarks/fomc).
-Some training rows repeat a test row; they are kept, as in the published figures, and beside the score on the whole test side
-stands the one on the test rows that no training row repeats or nearly repeats. Source: Shah, Paturi and Chava, "Trillion Dollar
-Words", ACL 2023.
+Training rows that repeat or nearly repeat a test row are left out, so the model has seen no test row; the published figures kept
+them, as `data.on_leak=keep` does. Beside the whole test side stands the score without those test rows. Source: Shah, Paturi and
+Chava, "Trillion Dollar Words", ACL 2023.
 """
 
 import statistics
