@@ -8,7 +8,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel
 
 from models.engine_torch import StanceNetwork
-from training.augment import STATES, swap_names, with_swapped_names
+from training.augment import STATES, swap_names, with_swapped_names, with_typos
 from training.config import FitRecipe
 from training.data import Example
 from training.objective import StanceTrainer, layer_rates, symmetric_divergence
@@ -97,3 +97,24 @@ def test_names_are_swapped_throughout_and_the_label_stays() -> None:
     assert 44 <= len(half) <= 56
     assert half[40].label == "neutral"
     assert half[40].id.endswith("-swapped")
+
+
+def test_a_slip_changes_one_long_word_and_nothing_else() -> None:
+    text = "They will talk again to the other side in Geneva."
+    rows = [Example(str(n), text, "pro_dialogue", None, {}, "") for n in range(200)]
+    assert with_typos(rows, 0.0, 1) == rows
+    slipped = with_typos(rows, 1.0, 1)
+    assert slipped == with_typos(rows, 1.0, 1)
+    assert {row.label for row in slipped} == {"pro_dialogue"}
+    kinds = set()
+    for row in slipped:
+        changed = [(was, now) for was, now in zip(text.split(" "), row.text.split(" "), strict=True) if was != now]
+        assert len(changed) <= 1  # two equal letters changed round are the same word
+        for was, now in changed:
+            assert was.strip(".") in {"again", "other", "Geneva"}
+            assert now[0] == was[0]
+            kinds.add(len(now) - len(was))
+    assert kinds == {-1, 0, 1}
+    assert 60 <= sum(row.text != text for row in with_typos(rows, 0.5, 1)) <= 140
+    short = Example("s", "We talk.", "pro_dialogue", None, {}, "")
+    assert with_typos([short], 1.0, 1) == [short]

@@ -90,3 +90,19 @@ def test_conflicting_labels_and_repeated_ids_are_refused(corpus: list[Example]) 
     assert {row.id for row in split.dropped} == {contested.id, corpus[0].id}
     with pytest.raises(DataError, match="unique"):
         make_split([*corpus, corpus[0]], [], DataRecipe(), SplitRecipe())
+
+
+def test_rows_that_only_train_repeat_no_row_of_the_other_sides(corpus: list[Example], tmp_path: Path) -> None:
+    rows, extra = corpus[:600], corpus[-200:]
+    plain = make_split(rows, [], DataRecipe(), SplitRecipe())
+    leaks = [example(n, row.text.upper(), row.label) for n, row in enumerate((plain.validation[0], plain.test[0]))]
+    split = make_split(rows, [], DataRecipe(), SplitRecipe(), [*extra, *leaks])
+    assert (split.validation, split.test) == (plain.validation, plain.test)
+    assert split.train == (*plain.train, *extra)
+    assert split.dropped == tuple(leaks)
+    split.write(tmp_path / "split.json")
+    again = make_split(rows, [], DataRecipe(), SplitRecipe(file=tmp_path / "split.json"), [*extra, *leaks])
+    assert again.sides() == split.sides()
+    other = next(label for label in LABELS.labels if label != rows[0].label)
+    with pytest.raises(DataError, match="two labels"):
+        make_split(rows, [], DataRecipe(), SplitRecipe(), [example(1, rows[0].text, other)])

@@ -1,4 +1,4 @@
-"""Sentences with other countries in them: who is spoken of must not decide the label.
+"""Sentences with other countries or with slips of the finger in them: neither must decide the label.
 
 In a corpus some names go with one label more often than not, and a model learns that. Only the names of states, their people and
 their capitals are swapped, all of one sentence at once, so that a sentence about Iran and Washington becomes one about, say, Peru
@@ -32,6 +32,8 @@ STATES: tuple[tuple[str, str, str], ...] = (  # state, its adjective, its capita
 _PLACE = {name: (number, form) for number, state in enumerate(STATES) for form, name in enumerate(state)}
 _NAME = re.compile(rf"\b(?:{'|'.join(sorted(map(re.escape, _PLACE), key=len, reverse=True))})\b")
 
+_LONG = re.compile(r"[^\W\d_]{5,}")
+
 
 def swap_names(text: str, draw: random.Random) -> str:
     """`text` with each state it names, by name, adjective or capital, replaced by another, the same throughout the sentence."""
@@ -51,3 +53,22 @@ def with_swapped_names(examples: Sequence[Example], share: float, seed: int) -> 
     draw = random.Random(seed)
     chosen = [example for example in examples if share and _NAME.search(example.text) and draw.random() < share]
     return [*examples, *(replace(row, id=f"{row.id}-swapped", text=swap_names(row.text, draw)) for row in chosen)]
+
+
+def with_typos(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """`examples`, a `share` of them with one slip in a word of five letters or more: two letters changed round, one left out, or
+    one doubled (the kinds of Damerau, 1964, that need no keyboard)."""
+    draw = random.Random(seed)
+    return [
+        replace(example, text=_slip(example.text, draw)) if share and draw.random() < share else example for example in examples
+    ]
+
+
+def _slip(text: str, draw: random.Random) -> str:
+    found = list(_LONG.finditer(text))
+    if not found:
+        return text
+    word = draw.choice(found)
+    place = draw.randrange(word.start() + 1, word.end() - 1)
+    letters = draw.choice((text[place + 1] + text[place], text[place + 1], text[place] + text[place : place + 2]))
+    return text[:place] + letters + text[place + 2 :]

@@ -21,11 +21,13 @@ class _Strict(BaseModel):
 class DataRecipe(_Strict):
     """Which rows: files (globs allowed) and their columns; what happens to training rows that repeat a row of `test_files`
     (`on_leak`; `keep` learns them, to be measured as a published figure was) and to those whose text also stands with another
-    label (`on_conflict`); `further_tests` maps a name to a labelled file that is only measured on; `briefings` says where the
-    briefing sentences are (training/briefings.py); `note` says in the model card where the labels come from."""
+    label (`on_conflict`); rows of `train_only` files never validate or test; `further_tests` maps a name to a labelled file that is
+    only measured on; `briefings` says where the briefing sentences are (training/briefings.py); `note` says in the model card where
+    the labels come from."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
+    train_only: tuple[str, ...] = ()
     further_tests: dict[str, str] = {}
     briefings: Path | None = None
     text_column: str = "text"
@@ -61,7 +63,8 @@ class FitRecipe(_Strict):
     """The loop: `batch_size` is what all processes take together; `warmup` is a share of all steps; `layer_decay` slows each layer
     below the head by this factor; `r_drop` weighs the distance between two passes; rows whose two annotators disagreed count
     `contested_weight`, rows of a slice such as `origin=real` what `slice_weights` says (the product, where several apply);
-    `name_swap` is the share of sentences that are also learnt with other countries in them; `members` fits are averaged weight by
+    `name_swap` is the share of sentences that are also learnt with other countries in them, `typos` the share learnt with a slip of
+    the finger in a word; `members` fits are averaged weight by
     weight."""
 
     epochs: int = Field(6, ge=1)
@@ -76,6 +79,7 @@ class FitRecipe(_Strict):
     contested_weight: float = Field(1.0, gt=0, le=1)
     slice_weights: dict[Annotated[str, Field(pattern="^[^=]+=.+$")], Annotated[float, Field(gt=0)]] = {}
     name_swap: float = Field(0.0, ge=0, le=1)
+    typos: float = Field(0.0, ge=0, le=1)
     members: int = Field(1, ge=1)
     patience: int = Field(2, ge=1)
     seed: int = 17

@@ -33,7 +33,7 @@ from models.encoding import Encoder
 from models.engine import pad
 from models.engine_torch import StanceNetwork
 from models.errors import UsageError
-from training.augment import with_swapped_names
+from training.augment import with_swapped_names, with_typos
 from training.config import FitRecipe, Recipe
 from training.data import Example
 from training.metrics import macro_f1
@@ -66,7 +66,8 @@ def fit(
     soup, Wortsman et al., 2022): the cost is the training's, an answer costs what it did.
     """
     encoder = Encoder(tokenizer, recipe.model.max_tokens)
-    train = _dataset(with_swapped_names(split.train, recipe.fit.name_swap, recipe.fit.seed), recipe, encoder)
+    learnt = with_swapped_names(split.train, recipe.fit.name_swap, recipe.fit.seed)
+    train = _dataset(with_typos(learnt, recipe.fit.typos, recipe.fit.seed), recipe, encoder)
     validation = _dataset(split.validation, recipe, encoder)
     weights = class_weights(split.train, recipe) if recipe.fit.class_weights else None
     states: list[dict[str, torch.Tensor]] = []

@@ -99,8 +99,9 @@ def load_split(recipe: Recipe, say: Say) -> Split:
         examples += briefings.examples
         say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
     tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
+    train_only = load_examples(recipe.data.train_only, recipe.data, recipe.labels) if recipe.data.train_only else []
     require_enough(examples, recipe.labels)
-    split = make_split(examples, tests, recipe.data, recipe.split)
+    split = make_split(examples, tests, recipe.data, recipe.split, train_only)
     sizes = ", ".join(f"{side} {len(rows)}" for side, rows in split.sides().items())
     say(f"rows: {sizes}" + (f", left out (repeats of test rows, two labels) {len(split.dropped)}" if split.dropped else ""))
     return split

@@ -51,12 +51,17 @@ def families(examples: Sequence[Example], near_duplicate: float) -> list[int]:
     return clusters(len(examples), pairs)
 
 
-def make_split(examples: Sequence[Example], tests: Sequence[Example], data: DataRecipe, recipe: SplitRecipe) -> Split:
-    """Split `examples`; where `tests` is given it is the test side and only validation is taken out of `examples`."""
-    _refuse_same_ids([*examples, *tests])
-    contested = _contested(examples, tests, data)
-    examples = [example for example in examples if example not in contested]
-    everything = [*examples, *tests]
+def make_split(
+    examples: Sequence[Example], tests: Sequence[Example], data: DataRecipe, recipe: SplitRecipe, train_only: Sequence[Example] = ()
+) -> Split:
+    """Split `examples`; where `tests` is given it is the test side and only validation is taken out of `examples`.
+
+    `train_only` rows join the train side, but for those that repeat a row of another side: these are left out.
+    """
+    _refuse_same_ids([*examples, *tests, *train_only])
+    contested = _contested([*examples, *train_only], tests, data)
+    examples, train_only = ([example for example in rows if example not in contested] for rows in (examples, train_only))
+    everything = [*examples, *tests, *(train_only if recipe.file is not None else ())]  # a split's file names those rows too
     family = families(everything, data.near_duplicate)
     if recipe.file is not None:
         split = _from_file(everything, recipe.file)
@@ -69,7 +74,8 @@ def make_split(examples: Sequence[Example], tests: Sequence[Example], data: Data
     audit_split(
         split, dict(zip((example.id for example in everything), family, strict=True)), keep=bool(tests) and data.on_leak == "keep"
     )
-    return replace(split, dropped=(*contested, *split.dropped))
+    split = replace(split, dropped=(*contested, *split.dropped))
+    return split if recipe.file is not None else _with_train_only(split, train_only, data)
 
 
 def audit_split(split: Split, family: dict[str, int], *, keep: bool = False) -> None:
@@ -119,6 +125,16 @@ def _with_tests(
         tuple(tests),
         tuple(examples[i] for i in leaking),
     )
+
+
+def _with_train_only(split: Split, train_only: Sequence[Example], data: DataRecipe) -> Split:
+    held = (*split.validation, *split.test)
+    family = families([*held, *train_only], data.near_duplicate)
+    measured = set(family[: len(held)])
+    leaking = [position in measured for position in family[len(held) :]]
+    learnt = tuple(example for example, leaks in zip(train_only, leaking, strict=True) if not leaks)
+    left_out = tuple(example for example, leaks in zip(train_only, leaking, strict=True) if leaks)
+    return replace(split, train=(*split.train, *learnt), dropped=(*split.dropped, *left_out))
 
 
 def _take(
