@@ -11,18 +11,29 @@ from models.errors import UsageError
 from training.base import locate_base, write_tokenizer
 from training.config import load_recipe
 from training.data import Example
-from training.finetune import fit, row_weight
+from training.finetune import fit, row_weight, target
 from training.pipeline import load_split
 
 
 def test_rows_of_a_slice_count_what_the_recipe_says(tiny_recipe: Path) -> None:
     settings = load_recipe(tiny_recipe, ["fit.contested_weight=0.5", "fit.slice_weights={origin=real: 3.0, issue=iran: 2.0}"]).fit
     plain = Example("a", "One.", "neutral", None, {"issue": ("china",), "origin": ()}, "rows.csv:1")
-    real = Example("b", "Two.", "neutral", None, {"issue": ("iran", "china"), "origin": ("real",)}, "rows.csv:2", contested=True)
+    real = Example(
+        "b", "Two.", "neutral", None, {"issue": ("iran", "china"), "origin": ("real",)}, "rows.csv:2", ("neutral", "pro_dialogue")
+    )
     assert row_weight(plain, settings) == 1.0
     assert row_weight(real, settings) == 3.0
     with pytest.raises(UsageError, match="slice_weights"):
         load_recipe(tiny_recipe, ["fit.slice_weights={real: 3.0}"])
+
+
+def test_annotators_share_a_row_where_the_recipe_says_so(tiny_recipe: Path) -> None:
+    split = Example("a", "One.", "neutral", None, {}, "rows.csv:1", ("neutral", "pro_pressure", "neutral"))
+    once = Example("b", "Two.", "pro_dialogue", None, {}, "rows.csv:2")
+    hard, soft = (load_recipe(tiny_recipe, [f"fit.soft_labels={wish}"]) for wish in ("false", "true"))
+    assert target(split, hard) == [0, 0, 1]
+    assert target(split, soft) == [0, 0.25, 0.75]
+    assert target(once, soft) == target(once, hard) == [1, 0, 0]
 
 
 def test_members_are_averaged_and_finished_ones_are_kept(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -51,6 +51,20 @@ def test_class_weights_are_those_of_torch(network: StanceNetwork) -> None:
     assert found.compute_loss(network, batch([1.0] * 3)).item() == pytest.approx(expected.item())
 
 
+def test_a_row_is_learnt_at_the_shares_of_its_labels(network: StanceNetwork) -> None:
+    found = trainer(network)
+    logits = network(batch()["input_ids"], batch()["attention_mask"]).logits
+    hard = found.compute_loss(network, batch()).item()
+    sure = batch() | {"targets": torch.eye(3)}
+    assert found.compute_loss(network, sure).item() == pytest.approx(hard)
+    shares = torch.tensor([[0.75, 0.25, 0.0], [0.0, 1.0, 0.0], [0.5, 0.0, 0.5]])
+    expected = -(shares * functional.log_softmax(logits, 1)).sum(1).mean()
+    assert found.compute_loss(network, batch() | {"targets": shares}).item() == pytest.approx(expected.item())
+    classes = trainer(network, [2.0, 1.0, 0.5])
+    plain = classes.compute_loss(network, batch()).item()
+    assert classes.compute_loss(network, sure).item() == pytest.approx(plain)
+
+
 def test_r_drop_adds_the_distance_of_two_passes(network: StanceNetwork) -> None:
     without, with_it = trainer(network), trainer(network, r_drop=5.0)
     assert with_it.compute_loss(network, batch()).item() == pytest.approx(without.compute_loss(network, batch()).item())

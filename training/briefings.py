@@ -1,9 +1,9 @@
 """Labels of real briefing sentences without the sentences: the project keeps a digest and a label, the user has the text.
 
 `training/corpus/briefings.csv` names, for each sentence, the document it stands in, its number of words, the SHA-256 of its normal
-form, the labels of two annotators (the second may be empty) and the final one. The documents are those of the repository
-brian14708/wh-briefings (CC0 1.0). From a clone of it the text is found again by trying every run of that many words in the
-document, so that no rule for cutting sentences has to be repeated; a JSONL file with a column `text` will do as well.
+form, the labels of up to three annotators (the later ones may be empty) and the final one. The documents are those of the
+repository brian14708/wh-briefings (CC0 1.0). From a clone of it the text is found again by trying every run of that many words in
+the document, so that no rule for cutting sentences has to be repeated; a JSONL file with a column `text` will do as well.
 """
 
 import csv
@@ -18,10 +18,10 @@ from pathlib import Path
 from models.errors import DataError
 from models.schema import LabelSet
 from models.text import has_surrogate, normalise
-from training.data import Example
+from training.data import Example, read_votes
 
 LABELS = Path(__file__).parent / "corpus" / "briefings.csv"
-COLUMNS = ("sha256", "words", "label", "label_a", "label_b", "confidence", "issue", "source")
+COLUMNS = ("sha256", "words", "label", "label_a", "label_b", "label_c", "confidence", "issue", "source")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _MARKUP = re.compile(r"\*\*|__|^[#>]+\s+|^[*-]\s+", re.MULTILINE)
 
@@ -41,7 +41,7 @@ class _Row:
     label: str
     issue: str
     source: str
-    contested: bool
+    votes: tuple[str, ...]
 
 
 def sentence_digest(text: str) -> str:
@@ -51,7 +51,7 @@ def sentence_digest(text: str) -> str:
 
 def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Briefings:
     """Attach the text at `place`, a clone's folder or a JSONL file, to the labels of `table`; DataError where none fits."""
-    rows = _rows(table)
+    rows = _rows(table, labels)
     if unknown := sorted({row.label for row in rows} - set(labels.labels)):
         raise DataError(
             f"the briefing sentences have the label {unknown[0]!r}, which the recipe does not know ({', '.join(labels.labels)}). "
@@ -73,7 +73,7 @@ def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Brief
             group=row.source,
             slices={"issue": (row.issue,), "register": ("briefing",), "origin": ("real",)},
             where=row.source,
-            contested=row.contested,
+            votes=row.votes,
         )
         for row in rows
         if row.digest in found
@@ -87,8 +87,8 @@ def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Brief
 
 
 def write_labels(sentences: Path, table: Path = LABELS) -> int:
-    """Write `table` from a JSONL file of labelled sentences (text, label, confidence, issue, source, and label_a and label_b where
-    two annotators labelled them); the number of rows."""
+    """Write `table` from a JSONL file of labelled sentences (text, label, confidence, issue, source, and label_a, label_b and
+    label_c where several annotators labelled them); the number of rows."""
     lines = sentences.read_text("utf-8").splitlines()
     with table.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -100,17 +100,16 @@ def write_labels(sentences: Path, table: Path = LABELS) -> int:
     return len(lines)
 
 
-def _rows(table: Path) -> list[_Row]:
+def _rows(table: Path, labels: LabelSet) -> list[_Row]:
     try:
         with table.open(encoding="utf-8", newline="") as stream:
-            return [_row(row) for row in csv.DictReader(stream)]
+            return [_row(row, labels) for row in csv.DictReader(stream)]
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{table} is not a table of sentence labels: it must have the columns {', '.join(COLUMNS)}.") from error
 
 
-def _row(row: dict[str, str]) -> _Row:
-    contested = bool(row["label_a"] and row["label_b"] and row["label_a"] != row["label_b"])
-    return _Row(row["sha256"], int(row["words"]), row["label"], row["issue"], row["source"], contested)
+def _row(row: dict[str, str], labels: LabelSet) -> _Row:
+    return _Row(row["sha256"], int(row["words"]), row["label"], row["issue"], row["source"], read_votes(row, labels))
 
 
 def _search(folder: Path, rows: list[_Row]) -> dict[str, str]:

@@ -61,11 +61,11 @@ class ModelRecipe(_Strict):
 
 class FitRecipe(_Strict):
     """The loop: `batch_size` is what all processes take together; `warmup` is a share of all steps; `layer_decay` slows each layer
-    below the head by this factor; `r_drop` weighs the distance between two passes; rows whose two annotators disagreed count
-    `contested_weight`, rows of a slice such as `origin=real` what `slice_weights` says (the product, where several apply);
-    `name_swap` is the share of sentences that are also learnt with other countries in them, `typos` the share learnt with a slip of
-    the finger in a word; `members` fits are averaged weight by
-    weight."""
+    below the head by this factor; `r_drop` weighs the distance between two passes; rows whose annotators disagreed count
+    `contested_weight`, and with `soft_labels` are learnt at the shares of what they said; rows of a slice such as `origin=real`
+    count what `slice_weights` says (the product, where several apply); `name_swap` is the share of sentences that are also learnt
+    with other countries in them, `typos` the share learnt with a slip of the finger in a word; `members` fits are averaged weight
+    by weight."""
 
     epochs: int = Field(6, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -76,6 +76,7 @@ class FitRecipe(_Strict):
     class_weights: bool = True
     layer_decay: float = Field(1.0, gt=0, le=1)
     r_drop: float = Field(0.0, ge=0)
+    soft_labels: bool = False
     contested_weight: float = Field(1.0, gt=0, le=1)
     slice_weights: dict[Annotated[str, Field(pattern="^[^=]+=.+$")], Annotated[float, Field(gt=0)]] = {}
     name_swap: float = Field(0.0, ge=0, le=1)

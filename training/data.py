@@ -4,7 +4,7 @@ import glob
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from training.config import DataRecipe
 
 _KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 MIN_ROWS_A_LABEL = 8
+ANNOTATORS = ("label_a", "label_b", "label_c")
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled sentence; `where` is its file and row (1 is the first), `slices` its values by slice column; `contested` says
-    that two annotators gave it different labels."""
+    """One labelled sentence; `where` is its file and row (1 is the first), `slices` its values by slice column; `votes`
+    what each of its annotators said, where the file has their labels (`label_a`, `label_b`, `label_c`)."""
 
     id: str
     text: str
@@ -32,7 +33,12 @@ class Example:
     group: str | None
     slices: dict[str, tuple[str, ...]]
     where: str
-    contested: bool = False
+    votes: tuple[str, ...] = ()
+
+    @property
+    def contested(self) -> bool:
+        """Whether its annotators differ."""
+        return len(set(self.votes)) > 1
 
 
 def load_examples(patterns: Sequence[str], recipe: DataRecipe, labels: LabelSet) -> list[Example]:
@@ -62,6 +68,11 @@ def data_digest(examples: Iterable[Example]) -> str:
     """SHA-256 over every text and label, whatever their order."""
     lines = sorted(f"{example.label}\t{normalise(example.text)}" for example in examples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_votes(row: Mapping[str, object], labels: LabelSet) -> tuple[str, ...]:
+    """The annotators' labels that `row` carries and `labels` knows."""
+    return tuple(str(row[column]) for column in ANNOTATORS if row.get(column) in labels.labels)
 
 
 def _expand(patterns: Sequence[str]) -> list[Path]:
@@ -122,8 +133,8 @@ def _read(path: Path, recipe: DataRecipe, labels: LabelSet, examples: list[Examp
             group = row.get(recipe.group_column) if recipe.group_column else None
             slices = {name: _values(row[name]) for name in recipe.slice_columns if name in columns}
             identity = str(key) if key not in (None, "") else f"{path.name}:{number}"
-            contested = bool(row.get("label_a") and row.get("label_b") and row["label_a"] != row["label_b"])
-            examples.append(Example(identity, text, label, str(group) if group else None, slices, where, contested))
+            votes = read_votes(row, labels)
+            examples.append(Example(identity, text, label, str(group) if group else None, slices, where, votes))
 
 
 def _values(value: object) -> tuple[str, ...]:

@@ -201,9 +201,13 @@ def use_bfloat16(wish: str) -> bool:
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Pad rows to the longest of them."""
     ids, mask = pad([row["input_ids"] for row in rows])
-    labels = torch.tensor([row["labels"] for row in rows])
-    weights = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
-    return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask), "labels": labels, "weights": weights}
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "labels": torch.tensor([row["labels"] for row in rows]),
+        "targets": torch.tensor([row["targets"] for row in rows], dtype=torch.float32),
+        "weights": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
+    }
 
 
 def _dataset(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> Dataset:
@@ -213,9 +217,17 @@ def _dataset(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> D
             "input_ids": [list(row.ids) for row in rows],
             "length": [len(row.ids) for row in rows],
             "labels": [recipe.labels.index(example.label) for example in examples],
+            "targets": [target(example, recipe) for example in examples],
             "weight": [row_weight(example, recipe.fit) for example in examples],
         }
     )
+
+
+def target(example: Example, recipe: Recipe) -> list[float]:
+    """The share of each label that the row is learnt at: its label's 1, or with `soft_labels` what its annotators said, its final
+    label being one voice more."""
+    said = [example.label, *(example.votes if recipe.fit.soft_labels else ())]
+    return [said.count(label) / len(said) for label in recipe.labels.labels]
 
 
 def row_weight(example: Example, recipe: FitRecipe) -> float:

@@ -19,7 +19,8 @@ _LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
 
 class StanceTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer for `StanceNetwork`; batches may carry `weights`, shape (batch,), beside `labels`, shape (batch,)."""
+    """A Trainer for `StanceNetwork`; batches may carry `weights`, shape (batch,), and `targets`, shape (batch, labels), the
+    share of each label, beside `labels`, shape (batch,)."""
 
     def __init__(self, *, recipe: FitRecipe, class_weights: Sequence[float] | None, **options: Any) -> None:
         super().__init__(**options)
@@ -35,7 +36,7 @@ class StanceTrainer(Trainer):  # type: ignore[misc]
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The mean loss of a batch; R-Drop only while training."""
-        labels, weights = inputs["labels"], inputs.get("weights")
+        targets, weights = inputs.get("targets", inputs["labels"]), inputs.get("weights")
         passed = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         twice = model.training and self.recipe.r_drop > 0
         if twice:
@@ -44,10 +45,10 @@ class StanceTrainer(Trainer):  # type: ignore[misc]
         logits = outputs.logits.float()
         if twice:
             one, two = logits.chunk(2)
-            loss = (self._cross_entropy(one, labels, weights) + self._cross_entropy(two, labels, weights)) / 2
+            loss = (self._cross_entropy(one, targets, weights) + self._cross_entropy(two, targets, weights)) / 2
             loss = loss + self.recipe.r_drop * symmetric_divergence(one, two)
         else:
-            loss = self._cross_entropy(logits, labels, weights)
+            loss = self._cross_entropy(logits, targets, weights)
         return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -71,14 +72,16 @@ class StanceTrainer(Trainer):  # type: ignore[misc]
         self.optimizer = optimizer
         return optimizer
 
-    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
-        smoothing = self.recipe.label_smoothing
-        by_class = None if self.class_weights is None else self.class_weights.to(logits.device)
-        if weights is None:
-            return functional.cross_entropy(logits, labels, weight=by_class, label_smoothing=smoothing)
-        losses = functional.cross_entropy(logits, labels, weight=by_class, label_smoothing=smoothing, reduction="none")
-        divisor = weights if by_class is None else weights * by_class[labels]
-        return (losses * weights).sum() / divisor.sum()
+    def _cross_entropy(self, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+        if targets.ndim == 1:
+            targets = functional.one_hot(targets, logits.shape[1]).float()
+        by_class = torch.ones(logits.shape[1]) if self.class_weights is None else self.class_weights
+        by_class = by_class.to(logits.device)
+        weights = torch.ones(len(logits), device=logits.device) if weights is None else weights
+        losses = functional.cross_entropy(
+            logits, targets, weight=by_class, label_smoothing=self.recipe.label_smoothing, reduction="none"
+        )
+        return (losses * weights).sum() / (weights * (targets @ by_class)).sum()
 
 
 def symmetric_divergence(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
