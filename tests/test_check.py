@@ -33,6 +33,7 @@ FAULTS = {
     "object": (b"[]\n", 1, "not a JSON object"),
     "column": (b'{"text": "a"}\n', 1, "has no 'label'"),
     "label": (quote("a", "Pro-dialog"), 1, "Did you mean 'pro_dialogue'?"),
+    "third annotator": (quote("a", label_c="no"), 1, "unknown label_c 'no'"),
     "annotator": (quote("a", label_a="neutral", label_b="pro_presure"), 1, "unknown label_b 'pro_presure'"),
     "string": (b'{"text": 3, "label": "neutral"}\n', 1, "not a string"),
     "empty text": (quote("\u200b "), 1, "empty"),

@@ -112,8 +112,21 @@ def test_the_readme_documents_every_key_of_the_recipe() -> None:
     assert [key for key in keys(Recipe()) if f"| `{key}` |" not in readme] == []
 
 
+def test_a_row_belongs_to_the_first_group_that_it_names(tmp_path: Path) -> None:
+    rows = [
+        {"text": "One.", "label": "neutral", "pair": "p", "document": "d"},
+        {"text": "Two.", "label": "neutral", "pair": None, "document": "d"},
+        {"text": "Three.", "label": "neutral", "pair": "", "document": ""},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    for wish, expected in ((None, [None] * 3), ("document", ["d", "d", None]), (("pair", "document"), ["p", "d", None])):
+        found = load_examples([str(path)], DataRecipe(group_column=wish, slice_columns=()), LabelSet())
+        assert [example.group for example in found] == expected
+
+
 def test_the_seed_corpus_is_whole() -> None:
     corpus = DEFAULT.parent.parent.parent / "training" / "corpus"
     rows = [json.loads(line) for path in sorted(corpus.glob("*.jsonl")) for line in path.read_text("utf-8").splitlines()]
-    assert len(rows) >= 5000
+    assert len(rows) >= 16000
     assert len({row["id"] for row in rows}) == len(rows)

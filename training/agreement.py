@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from sklearn.metrics import cohen_kappa_score
 
+ANNOTATORS = ("label_a", "label_b", "label_c")  # the columns in which a row carries what each annotator said
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:

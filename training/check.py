@@ -17,12 +17,11 @@ from typing import Any
 
 from models.schema import LabelSet
 from models.text import has_surrogate, normalise
-from training.agreement import Agreement, measure_agreement
+from training.agreement import ANNOTATORS, Agreement, measure_agreement
 from training.audit import near_duplicates, normal_key
 
 MAX_CHARACTERS = 2000
 MAX_WORDS = 200
-ANNOTATORS = ("label_a", "label_b")
 REGISTERS = frozenset(("briefing", "interview", "communique", "un_speech", "op_ed", "social", "parliament", "leak", "news"))
 # fmt: off
 PHENOMENA = frozenset((
@@ -97,7 +96,7 @@ def check_files(paths: Sequence[Path], label_set: LabelSet, text_column: str = "
     twice = [
         (row.file, row.values["label_a"], row.values["label_b"])
         for row in rows
-        if all(row.values.get(name) in label_set.labels for name in ANNOTATORS)
+        if all(row.values.get(name) in label_set.labels for name in ANNOTATORS[:2])
     ]
     by_label = {label: counts[label] for label in label_set.labels}
     return CheckReport(len(rows), by_label, tuple(problems), tuple(measure_agreement(twice)))

@@ -19,11 +19,11 @@ class _Strict(BaseModel):
 
 
 class DataRecipe(_Strict):
-    """Which rows: files (globs allowed) and their columns; what happens to training rows that repeat a row of `test_files`
-    (`on_leak`; `keep` learns them, to be measured as a published figure was) and to those whose text also stands with another
-    label (`on_conflict`); rows of `train_only` files never validate or test; `further_tests` maps a name to a labelled file that is
-    only measured on; `briefings` says where the briefing sentences are (training/briefings.py); `note` says in the model card where
-    the labels come from."""
+    """Which rows: files (globs allowed) and their columns; rows with one value in a `group_column` share a side. `on_leak` says
+    what happens to training rows that repeat a row of `test_files` (`keep` learns them, to be measured as a published figure was),
+    `on_conflict` to those whose text also stands with another label. Rows of `train_only` files never validate or test;
+    `further_tests` maps a name to a labelled file that is only measured on; `briefings` says where the briefing sentences are
+    (training/briefings.py); `note` says in the model card where the labels come from."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()
@@ -33,12 +33,18 @@ class DataRecipe(_Strict):
     text_column: str = "text"
     label_column: str = "label"
     id_column: str | None = "id"
-    group_column: str | None = "pair"
+    group_column: str | tuple[str, ...] | None = ("pair", "document")
     slice_columns: tuple[str, ...] = ("issue", "register", "phenomena")
     note: str = ""
     near_duplicate: float = Field(0.6, gt=0, le=1)
     on_leak: Literal["refuse", "drop", "keep"] = "refuse"
     on_conflict: Literal["refuse", "drop"] = "refuse"
+
+    def group_columns(self) -> tuple[str, ...]:
+        """The columns of `group_column`: a row's group is its value in the first that it fills."""
+        if self.group_column is None:
+            return ()
+        return (self.group_column,) if isinstance(self.group_column, str) else self.group_column
 
 
 class SplitRecipe(_Strict):

@@ -15,11 +15,11 @@ from datasets.utils import disable_progress_bars
 from models.errors import DataError
 from models.schema import LabelSet
 from models.text import has_surrogate, normalise
+from training.agreement import ANNOTATORS
 from training.config import DataRecipe
 
 _KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 MIN_ROWS_A_LABEL = 8
-ANNOTATORS = ("label_a", "label_b", "label_c")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _read(path: Path, recipe: DataRecipe, labels: LabelSet, examples: list[Examp
             problems.append(f"{where}: unknown label {label!r}; the recipe knows {', '.join(labels.labels)}")
         else:
             key = row.get(recipe.id_column) if recipe.id_column else None
-            group = row.get(recipe.group_column) if recipe.group_column else None
+            group = next((row[name] for name in recipe.group_columns() if row.get(name) not in (None, "")), None)
             slices = {name: _values(row[name]) for name in recipe.slice_columns if name in columns}
             identity = str(key) if key not in (None, "") else f"{path.name}:{number}"
             votes = read_votes(row, labels)
