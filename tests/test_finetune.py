@@ -11,7 +11,7 @@ from models.errors import UsageError
 from training.base import locate_base, write_tokenizer
 from training.config import load_recipe
 from training.data import Example
-from training.finetune import fit, row_weight, target
+from training.finetune import fit, focus_rows, row_weight, target
 from training.pipeline import load_split
 
 
@@ -56,3 +56,40 @@ def test_members_are_averaged_and_finished_ones_are_kept(tiny_recipe: Path, tmp_
     assert (tmp_path / "run" / "member-1" / "weights.safetensors").stat().st_mtime_ns == kept
     for name, value in first.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
+
+
+def test_a_second_fit_goes_on_with_the_rows_in_focus(tiny_recipe: Path, tmp_path: Path) -> None:
+    focused = ["fit.epochs=1", "fit.members=2", "fit.focus={rows: phenomena=blame_only, epochs: 2, learning_rate: 0.001}"]
+    recipe = load_recipe(tiny_recipe, focused)
+    split = load_split(recipe, lambda _: None)
+    chosen = focus_rows(split.train, recipe.fit)
+    assert chosen
+    assert all("blame_only" in example.slices["phenomena"] for example in chosen)
+    more = focus_rows(split.train, load_recipe(tiny_recipe, [*focused, "fit.focus.others=0.5"]).fit)
+    assert len(chosen) < len(more) < len(split.train)
+    assert all(example in more for example in chosen)
+    base = locate_base(recipe.model.base)
+    write_tokenizer(base, tmp_path / "tokenizer.json")
+    found = fit(recipe, base, tmp_path / "tokenizer.json", split, tmp_path / "run", resume=False, quiet=True)
+    first, one, two = (load_file(tmp_path / "run" / name / "weights.safetensors") for name in ("first", "member-1", "member-2"))
+    alone = fit(
+        load_recipe(tiny_recipe, ["fit.epochs=1"]),
+        base,
+        tmp_path / "tokenizer.json",
+        split,
+        tmp_path / "alone",
+        resume=False,
+        quiet=True,
+    )
+    assert torch.equal(first["head.weight"], alone.network.head.weight)
+    assert torch.allclose(found.network.head.weight, (one["head.weight"] + two["head.weight"]) / 2)
+    assert not torch.equal(one["head.weight"], first["head.weight"])
+    assert [entry["epoch"] for entry in found.history if "eval_macro_f1" in entry] == [1, 1, 2, 1, 2]
+
+
+def test_a_focus_that_no_row_has_is_said_and_left_out(tiny_recipe: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    recipe = load_recipe(tiny_recipe, ["fit.focus.rows=origin=real"])
+    split = load_split(recipe, said.append)
+    assert focus_rows(split.train, recipe.fit) == ()
+    assert any("no row of origin=real" in line for line in said)

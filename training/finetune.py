@@ -6,6 +6,7 @@ the best epoch's weights. A killed run goes on from its last epoch.
 
 import json
 import os
+import random
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -60,24 +61,32 @@ def fit(
     quiet: bool,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Fitted:
-    """Fine-tune `base` on the train side; checkpoints go below `checkpoints`, one an epoch; `callbacks` hear of every epoch.
+    """Fine-tune `base` on the train side; checkpoints go below `checkpoints`, one an epoch; `callbacks` hear of every epoch of the
+    last fits.
 
-    With `members` above 1 that many fits start from the same weights, see the rows in other orders, and are averaged (model
-    soup, Wortsman et al., 2022): the cost is the training's, an answer costs what it did.
+    With a `focus` the fit is followed by one on its rows (intermediate training, Phang et al., 2018). With `members` above 1 that
+    many last fits start from the same weights, see the rows in other orders, and are averaged (model soup, Wortsman et al., 2022):
+    the cost is the training's, an answer costs what it did.
     """
     encoder = Encoder(tokenizer, recipe.model.max_tokens)
-    learnt = with_swapped_names(split.train, recipe.fit.name_swap, recipe.fit.seed)
-    train = _dataset(with_typos(learnt, recipe.fit.typos, recipe.fit.seed), recipe, encoder)
     validation = _dataset(split.validation, recipe, encoder)
     weights = class_weights(split.train, recipe) if recipe.fit.class_weights else None
-    states: list[dict[str, torch.Tensor]] = []
+    start: dict[str, torch.Tensor] | None = None
     history: list[dict[str, float]] = []
-    for member in range(recipe.fit.members):
-        folder = checkpoints / f"member-{member + 1}"
-        state, log = _member(recipe, base, member, train, validation, weights, folder, callbacks, resume=resume, quiet=quiet)
-        first_step = history[-1]["step"] if history else 0.0
-        history += [entry | {"step": entry.get("step", 0.0) + first_step} for entry in log]
-        states.append(state)
+
+    def run(settings: FitRecipe, rows: Sequence[Example], name: str, member: int, *, last: bool) -> dict[str, torch.Tensor]:
+        stage = _Stage(settings, _learnt(rows, recipe, encoder), checkpoints / name, settings.seed + member, start)
+        state, log = _run(recipe, base, stage, validation, weights, callbacks if last else (), resume=resume, quiet=quiet)
+        before = history[-1]["step"] if history else 0.0
+        history.extend(entry | {"step": entry.get("step", 0.0) + before} for entry in log)
+        return state
+
+    settings, rows = recipe.fit, split.train
+    if focused := focus_rows(split.train, recipe.fit):
+        start = run(settings, rows, "first", 0, last=False)
+        settings = settings.model_copy(update=recipe.fit.focus.model_dump(include={"epochs", "learning_rate", "r_drop"}))
+        rows = focused
+    states = [run(settings, rows, f"member-{member + 1}", member, last=True) for member in range(recipe.fit.members)]
     # accelerate has wrapped the network's forward in autocast; the weights move to one that runs in float32
     network = StanceNetwork(
         AutoModel.from_config(AutoConfig.from_pretrained(base)), len(recipe.labels.labels), recipe.model.pooling
@@ -86,24 +95,46 @@ def fit(
     return Fitted(network.float().eval(), tuple(history))
 
 
-def _member(
+def focus_rows(examples: Sequence[Example], recipe: FitRecipe) -> tuple[Example, ...]:
+    """The rows of `recipe.focus`: those of its slice and a share of the others, in their order; none where the slice is empty."""
+    if recipe.focus.rows is None:
+        return ()
+    column, _, value = recipe.focus.rows.partition("=")
+    inside = [value in example.slices.get(column, ()) for example in examples]
+    draw = random.Random(recipe.seed)
+    chosen = [wanted or draw.random() < recipe.focus.others for wanted in inside]
+    return tuple(example for example, kept in zip(examples, chosen, strict=True) if kept) if any(inside) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """One fit: its settings and rows, where its checkpoints go, the seed of its order, and the weights it starts from (the base's
+    where there are none)."""
+
+    settings: FitRecipe
+    train: Dataset
+    folder: Path
+    seed: int
+    start: dict[str, torch.Tensor] | None
+
+
+def _run(
     recipe: Recipe,
     base: Path,
-    member: int,
-    train: Dataset,
+    stage: _Stage,
     validation: Dataset,
     weights: list[float] | None,
-    folder: Path,
     callbacks: Sequence[TrainerCallback],
     *,
     resume: bool,
     quiet: bool,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """One fit: its best epoch's weights and its log; read from `folder` where an earlier, killed run has finished it."""
+    """One fit: its weights (the best epoch's; after a start of its own the last epoch's) and its log; read from its folder where an
+    earlier, killed run has finished it."""
+    folder, settings = stage.folder, stage.settings
     done, log = folder / "weights.safetensors", folder / "log.json"
     if resume and log.is_file():
         return load_file(done), json.loads(log.read_text("utf-8"))
-    settings = recipe.fit
     set_seed(settings.seed)  # every member begins with the same head
     torch.use_deterministic_algorithms(True, warn_only=True)
     network = StanceNetwork(
@@ -112,11 +143,14 @@ def _member(
         recipe.model.pooling,
         dropout=recipe.model.dropout,
     )
+    if stage.start is not None:
+        network.load_state_dict(stage.start)
+    choose = stage.start is None
     _freeze_unused(network)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch_size % processes:
         raise UsageError(f"fit.batch_size {settings.batch_size} cannot be shared by {processes} processes. Choose a multiple.")
-    steps = -(-len(train) // settings.batch_size) * settings.epochs
+    steps = -(-len(stage.train) // settings.batch_size) * settings.epochs
     arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -129,10 +163,10 @@ def _member(
         save_strategy="epoch",
         save_total_limit=2,
         logging_strategy="epoch",
-        load_best_model_at_end=True,
+        load_best_model_at_end=choose,
         metric_for_best_model="macro_f1",
         greater_is_better=True,
-        seed=settings.seed + member,
+        seed=stage.seed,
         bf16=use_bfloat16(settings.bfloat16),
         use_cpu=not torch.cuda.is_available(),
         ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
@@ -146,16 +180,17 @@ def _member(
         dataloader_num_workers=0,
         dataloader_pin_memory=False,
     )
+    stopping = [EarlyStoppingCallback(early_stopping_patience=settings.patience)] if choose else []
     trainer = StanceTrainer(
         recipe=settings,
         class_weights=weights,
         model=network,
         args=arguments,
-        train_dataset=train,
+        train_dataset=stage.train,
         eval_dataset=validation,
         data_collator=collate,
         compute_metrics=_macro_f1,
-        callbacks=[EarlyStoppingCallback(early_stopping_patience=settings.patience), *callbacks],
+        callbacks=[*stopping, *callbacks],
     )
     if quiet:
         trainer.remove_callback(PrinterCallback)
@@ -208,6 +243,12 @@ def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         "targets": torch.tensor([row["targets"] for row in rows], dtype=torch.float32),
         "weights": torch.tensor([row["weight"] for row in rows], dtype=torch.float32),
     }
+
+
+def _learnt(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> Dataset:
+    """The rows of a fit: `examples`, some of them with other names or with typos."""
+    swapped = with_swapped_names(examples, recipe.fit.name_swap, recipe.fit.seed)
+    return _dataset(with_typos(swapped, recipe.fit.typos, recipe.fit.seed), recipe, encoder)
 
 
 def _dataset(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> Dataset:

@@ -31,7 +31,7 @@ from training.config import Recipe
 from training.data import Example, data_digest, load_examples, require_enough
 from training.evaluate import Evaluation, evaluate
 from training.export import export_engine
-from training.finetune import Fitted, fit
+from training.finetune import Fitted, fit, focus_rows
 from training.report import draw_evaluation, draw_losses, model_card
 from training.split import Split, make_split
 from training.tracking import Registered, connect, log_training
@@ -103,6 +103,8 @@ def load_split(recipe: Recipe, say: Say) -> Split:
     require_enough(examples, recipe.labels)
     split = make_split(examples, tests, recipe.data, recipe.split, train_only)
     sizes = ", ".join(f"{side} {len(rows)}" for side, rows in split.sides().items())
+    if recipe.fit.focus.rows is not None and not focus_rows(split.train, recipe.fit):
+        say(f"fit.focus: no row of {recipe.fit.focus.rows}, so there is no second fit")
     say(f"rows: {sizes}" + (f", left out (repeats of test rows, two labels) {len(split.dropped)}" if split.dropped else ""))
     return split
 
