@@ -2,8 +2,9 @@
 
     python -m benchmarks.recipes [--out DIR] [--only NAME,NAME] [KEY=VALUE ...]
 
-KEY=VALUE goes to every variant, such as `data.briefings=CLONE` or `data.further_tests={real: labelled.jsonl}`. A run that has
-ended is read from DIR and not repeated, so a stopped table is continued by the same command. Choose by the validation column alone.
+KEY=VALUE goes to every variant, before its own values, such as `data.briefings=CLONE` or `data.further_tests={real:
+labelled.jsonl}`. A run that has ended is read from DIR and not repeated, so a stopped table is continued by the same command.
+Choose by the validation column alone.
 """
 
 import statistics
@@ -16,17 +17,20 @@ from training.pipeline import train
 
 SEEDS = (17, 18, 19)
 ROOT = Path(__file__).parent.parent
+PLAIN = ["fit.r_drop=0", "fit.members=1", "fit.soft_labels=false", "fit.typos=0", "fit.focus.rows=null", "fit.class_weights=false"]
 VARIANTS: dict[str, list[str]] = {
-    "plain": ["fit.r_drop=0"],
-    "r-drop": ["fit.r_drop=0.5"],
-    "r-drop-5-epochs": ["fit.r_drop=1.0", "fit.epochs=5"],
-    "smoothing": ["fit.r_drop=0", "fit.label_smoothing=0.1"],
-    "layer-decay": ["fit.r_drop=0", "fit.layer_decay=0.9"],
-    "name-swap": ["fit.r_drop=0", "fit.name_swap=0.5"],
-    "class-weights": ["fit.r_drop=0", "fit.class_weights=true"],
-    "mean-pooling": ["fit.r_drop=0", "model.pooling=mean"],
-    "three-averaged": ["fit.r_drop=0", "fit.members=3"],
-    "r-drop-averaged": ["fit.r_drop=0.5", "fit.members=3"],
+    "plain": [],
+    "r-drop": ["fit.r_drop=1.0"],
+    "smoothing": ["fit.label_smoothing=0.1"],
+    "soft-labels": ["fit.soft_labels=true"],
+    "layer-decay": ["fit.layer_decay=0.9"],
+    "name-swap": ["fit.name_swap=0.5"],
+    "typos": ["fit.typos=0.2"],
+    "class-weights": ["fit.class_weights=true"],
+    "mean-pooling": ["model.pooling=mean"],
+    "three-averaged": ["fit.members=3"],
+    "focus": ["fit.focus.rows=origin=real"],
+    "focus-averaged": ["fit.focus.rows=origin=real", "fit.members=3"],
 }
 
 
@@ -61,7 +65,15 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 def _run(name: str, seed: int, out: Path, overrides: list[str]) -> Manifest:
     folder = out / f"{name}-{seed}"
     if not (folder / "bundle").is_dir():
-        settings = [*overrides, *VARIANTS[name], f"fit.seed={seed}", f"out={folder}", f"name={name}", "export.min_agreement=0.9"]
+        settings = [
+            *PLAIN,
+            *overrides,
+            *VARIANTS[name],
+            f"fit.seed={seed}",
+            f"out={folder}",
+            f"name={name}",
+            "export.min_agreement=0.9",
+        ]
         settings += ["tracking.experiment=recipes", "tracking.registered_model=recipes"]
         train(load_recipe(ROOT / "configs/train/default.yaml", settings), quiet=True, say=lambda _: None)
     return open_bundle(folder / "bundle").manifest
