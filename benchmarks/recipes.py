@@ -17,7 +17,7 @@ from training.pipeline import train
 
 SEEDS = (17, 18, 19)
 ROOT = Path(__file__).parent.parent
-PLAIN = ["fit.r_drop=0", "fit.members=1", "fit.soft_labels=false", "fit.typos=0", "fit.focus.rows=null", "fit.class_weights=false"]
+PLAIN = ["fit.r_drop=0", "fit.members=1", "fit.soft_labels=false", "fit.typos=0", "fit.focus={}", "fit.class_weights=false"]
 VARIANTS: dict[str, list[str]] = {
     "plain": [],
     "r-drop": ["fit.r_drop=1.0"],
@@ -30,7 +30,7 @@ VARIANTS: dict[str, list[str]] = {
     "mean-pooling": ["model.pooling=mean"],
     "three-averaged": ["fit.members=3"],
     "focus": ["fit.focus.rows=origin=real"],
-    "focus-averaged": ["fit.focus.rows=origin=real", "fit.members=3"],
+    "focus-averaged": ["fit.focus.rows=origin=real", "fit.focus.members=3"],
 }
 
 

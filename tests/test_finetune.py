@@ -59,7 +59,7 @@ def test_members_are_averaged_and_finished_ones_are_kept(tiny_recipe: Path, tmp_
 
 
 def test_a_second_fit_goes_on_with_the_rows_in_focus(tiny_recipe: Path, tmp_path: Path) -> None:
-    focused = ["fit.epochs=1", "fit.members=2", "fit.focus={rows: phenomena=blame_only, epochs: 2, learning_rate: 0.001}"]
+    focused = ["fit.epochs=1", "fit.focus={rows: phenomena=blame_only, epochs: 2, learning_rate: 0.001, members: 2}"]
     recipe = load_recipe(tiny_recipe, focused)
     split = load_split(recipe, lambda _: None)
     chosen = focus_rows(split.train, recipe.fit)

@@ -67,14 +67,15 @@ class ModelRecipe(_Strict):
 
 class FocusRecipe(_Strict):
     """A second fit that goes on from the first one's weights: on the rows of one slice, `rows`, such as `origin=real`, and on
-    `others`, a share of the rest, with a learning rate and an R-Drop of its own. Without `rows`, or where no row is of them, there
-    is no second fit. Its last epoch counts."""
+    `others`, a share of the rest, with a learning rate, an R-Drop and averaged members of its own. Without `rows`, or where no row
+    is of them, there is no second fit. Its last epoch counts."""
 
     rows: Annotated[str, Field(pattern="^[^=]+=.+$")] | None = None
     others: float = Field(0.0, ge=0, le=1)
     epochs: int = Field(4, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
     r_drop: float = Field(0.0, ge=0)
+    members: int = Field(1, ge=1)
 
 
 class FitRecipe(_Strict):
@@ -83,7 +84,7 @@ class FitRecipe(_Strict):
     `contested_weight`, and with `soft_labels` are learnt at the shares of what they said; rows of a slice such as `origin=real`
     count what `slice_weights` says (the product, where several apply); `name_swap` is the share of sentences that are also learnt
     with other countries in them, `typos` the share learnt with a slip of the finger in a word; `members` fits are averaged weight
-    by weight, the last ones where there is a `focus`."""
+    by weight."""
 
     epochs: int = Field(6, ge=1)
     batch_size: int = Field(32, ge=1)

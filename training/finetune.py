@@ -65,8 +65,8 @@ def fit(
     last fits.
 
     With a `focus` the fit is followed by one on its rows (intermediate training, Phang et al., 2018). With `members` above 1 that
-    many last fits start from the same weights, see the rows in other orders, and are averaged (model soup, Wortsman et al., 2022):
-    the cost is the training's, an answer costs what it did.
+    many fits start from the same weights, see the rows in other orders, and are averaged (model soup, Wortsman et al., 2022): the
+    cost is the training's, an answer costs what it did. Before a focus there is one fit; the focus has members of its own.
     """
     encoder = Encoder(tokenizer, recipe.model.max_tokens)
     validation = _dataset(split.validation, recipe, encoder)
@@ -84,9 +84,9 @@ def fit(
     settings, rows = recipe.fit, split.train
     if focused := focus_rows(split.train, recipe.fit):
         start = run(settings, rows, "first", 0, last=False)
-        settings = settings.model_copy(update=recipe.fit.focus.model_dump(include={"epochs", "learning_rate", "r_drop"}))
+        settings = settings.model_copy(update=recipe.fit.focus.model_dump(exclude={"rows", "others"}))
         rows = focused
-    states = [run(settings, rows, f"member-{member + 1}", member, last=True) for member in range(recipe.fit.members)]
+    states = [run(settings, rows, f"member-{member + 1}", member, last=True) for member in range(settings.members)]
     # accelerate has wrapped the network's forward in autocast; the weights move to one that runs in float32
     network = StanceNetwork(
         AutoModel.from_config(AutoConfig.from_pretrained(base)), len(recipe.labels.labels), recipe.model.pooling
