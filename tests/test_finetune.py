@@ -68,6 +68,10 @@ def test_a_second_fit_goes_on_with_the_rows_in_focus(tiny_recipe: Path, tmp_path
     more = focus_rows(split.train, load_recipe(tiny_recipe, [*focused, "fit.focus.others=0.5"]).fit)
     assert len(chosen) < len(more) < len(split.train)
     assert all(example in more for example in chosen)
+    both = focus_rows(split.train, load_recipe(tiny_recipe, [*focused, "fit.focus.also=[phenomena=negation]"]).fit)
+    wanted = {"blame_only", "negation"}
+    assert list(both) == [example for example in split.train if wanted & set(example.slices["phenomena"])]
+    assert len(both) > len(chosen)
     base = locate_base(recipe.model.base)
     write_tokenizer(base, tmp_path / "tokenizer.json")
     found = fit(recipe, base, tmp_path / "tokenizer.json", split, tmp_path / "run", resume=False, quiet=True)
@@ -84,7 +88,10 @@ def test_a_second_fit_goes_on_with_the_rows_in_focus(tiny_recipe: Path, tmp_path
     assert torch.equal(first["head.weight"], alone.network.head.weight)
     assert torch.allclose(found.network.head.weight, (one["head.weight"] + two["head.weight"]) / 2)
     assert not torch.equal(one["head.weight"], first["head.weight"])
-    assert [entry["epoch"] for entry in found.history if "eval_macro_f1" in entry] == [1, 1, 2, 1, 2]
+    assert [entry["epoch"] for entry in found.history if "loss" in entry] == [1, 1, 2, 1, 2]
+    assert [entry["epoch"] for entry in found.history if "eval_loss" in entry] == [1], "a focus chooses no epoch"
+    steps = [entry["step"] for entry in found.history]
+    assert steps == sorted(steps)
 
 
 def test_a_focus_that_no_row_has_is_said_and_left_out(tiny_recipe: Path, tmp_path: Path) -> None:

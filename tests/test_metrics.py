@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, f1_score
@@ -5,6 +7,7 @@ from sklearn.metrics import brier_score_loss, f1_score
 from models.calibration import softmax
 from training.calibrate import choose_threshold, fit_calibration
 from training.metrics import bootstrap_macro_f1, expected_calibration_error, measure
+from training.report import draw_losses, fits_of
 
 RANDOM = np.random.default_rng(5)
 LOGITS = RANDOM.normal(size=(4000, 3)) * 2
@@ -61,3 +64,17 @@ def test_bootstrap_is_paired_by_seed() -> None:
     first = bootstrap_macro_f1(predicted, TRUTH, 3, samples=50)
     assert (first == bootstrap_macro_f1(predicted, TRUTH, 3, samples=50)).all()
     assert first.mean() == pytest.approx(f1_score(TRUTH, predicted, average="macro"), abs=0.01)
+
+
+def test_each_fit_has_a_line_of_its_own(tmp_path: Path) -> None:
+    history = [
+        {"epoch": 1.0, "step": 10.0, "loss": 0.9},
+        {"epoch": 1.0, "step": 10.0, "eval_loss": 0.8, "eval_macro_f1": 0.5},
+        {"epoch": 2.0, "step": 20.0, "loss": 0.7},
+        {"epoch": 1.0, "step": 24.0, "loss": 0.6},
+        {"epoch": 2.0, "step": 28.0, "loss": 0.5},
+        {"epoch": 1.0, "step": 32.0, "loss": 0.6},
+    ]
+    assert fits_of(history, "loss") == [[(10, 0.9), (20, 0.7)], [(24, 0.6), (28, 0.5)], [(32, 0.6)]]
+    assert fits_of(history, "eval_loss") == [[(10, 0.8)]]
+    assert draw_losses(history, tmp_path / "losses.png").stat().st_size > 1000

@@ -13,6 +13,8 @@ from models.documents import read_yaml
 from models.errors import UsageError
 from models.schema import LabelSet
 
+Slice = Annotated[str, Field(pattern="^[^=]+=.+$")]  # a column and one of its values, such as origin=real
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,11 +68,12 @@ class ModelRecipe(_Strict):
 
 
 class FocusRecipe(_Strict):
-    """A second fit that goes on from the first one's weights: on the rows of one slice, `rows`, such as `origin=real`, and on
-    `others`, a share of the rest, with a learning rate, an R-Drop and averaged members of its own. Without `rows`, or where no row
-    is of them, there is no second fit. Its last epoch counts."""
+    """A second fit that goes on from the first one's weights: on the rows of one slice, `rows`, such as `origin=real`, on those of
+    `also`, further slices, and `others`, a share of the rest, with a learning rate, an R-Drop and averaged members of its own.
+    Without `rows`, or where no row is of them, there is no second fit. Its last epoch counts."""
 
-    rows: Annotated[str, Field(pattern="^[^=]+=.+$")] | None = None
+    rows: Slice | None = None
+    also: tuple[Slice, ...] = ()
     others: float = Field(0.0, ge=0, le=1)
     epochs: int = Field(4, ge=1)
     learning_rate: float = Field(1e-4, gt=0)
@@ -97,7 +100,7 @@ class FitRecipe(_Strict):
     r_drop: float = Field(0.0, ge=0)
     soft_labels: bool = False
     contested_weight: float = Field(1.0, gt=0, le=1)
-    slice_weights: dict[Annotated[str, Field(pattern="^[^=]+=.+$")], Annotated[float, Field(gt=0)]] = {}
+    slice_weights: dict[Slice, Annotated[float, Field(gt=0)]] = {}
     name_swap: float = Field(0.0, ge=0, le=1)
     typos: float = Field(0.0, ge=0, le=1)
     members: int = Field(1, ge=1)

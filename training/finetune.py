@@ -96,14 +96,18 @@ def fit(
 
 
 def focus_rows(examples: Sequence[Example], recipe: FitRecipe) -> tuple[Example, ...]:
-    """The rows of `recipe.focus`: those of its slice and a share of the others, in their order; none where the slice is empty."""
-    if recipe.focus.rows is None:
+    """The rows of `recipe.focus`: those of its slices and a share of the others, in their order; none where no row is of `rows`."""
+    focus = recipe.focus
+    if focus.rows is None or not any(_in(example, focus.rows) for example in examples):
         return ()
-    column, _, value = recipe.focus.rows.partition("=")
-    inside = [value in example.slices.get(column, ()) for example in examples]
+    whole = (focus.rows, *focus.also)
     draw = random.Random(recipe.seed)
-    chosen = [wanted or draw.random() < recipe.focus.others for wanted in inside]
-    return tuple(example for example, kept in zip(examples, chosen, strict=True) if kept) if any(inside) else ()
+    return tuple(e for e in examples if any(_in(e, slice_) for slice_ in whole) or draw.random() < focus.others)
+
+
+def _in(example: Example, slice_: str) -> bool:
+    column, _, value = slice_.partition("=")
+    return value in example.slices.get(column, ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,8 @@ def _run(
     resume: bool,
     quiet: bool,
 ) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
-    """One fit: its weights (the best epoch's; after a start of its own the last epoch's) and its log; read from its folder where an
-    earlier, killed run has finished it."""
+    """One fit: its weights (the best epoch's; after a start of its own the last epoch's, and then only callbacks need validation)
+    and its log; read from its folder where an earlier, killed run has finished it."""
     folder, settings = stage.folder, stage.settings
     done, log = folder / "weights.safetensors", folder / "log.json"
     if resume and log.is_file():
@@ -159,7 +163,7 @@ def _run(
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         warmup_steps=round(settings.warmup * steps),
-        eval_strategy="epoch",
+        eval_strategy="epoch" if choose or callbacks else "no",
         save_strategy="epoch",
         save_total_limit=2,
         logging_strategy="epoch",

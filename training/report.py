@@ -45,19 +45,36 @@ def draw_evaluation(evaluation: Evaluation, labels: Sequence[str], folder: Path)
 
 
 def draw_losses(history: Sequence[Mapping[str, float]], path: Path) -> Path:
-    """Training and validation loss and validation macro-F1 by epoch."""
-    figure, axes = _figure("Loss by epoch", "epoch", "loss")
-    for key, name in (("loss", "train"), ("eval_loss", "validation")):
-        points = [(entry["epoch"], entry[key]) for entry in history if key in entry]
-        axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+    """Training and validation loss and validation macro-F1 by step, at the end of each epoch; a line for each fit."""
+    figure, axes = _figure("Loss by step", "step", "loss")
     second = axes.twinx()
-    points = [(entry["epoch"], entry["eval_macro_f1"]) for entry in history if "eval_macro_f1" in entry]
-    second.plot([x for x, _ in points], [y for _, y in points], color="tab:green", linestyle="--", label="validation macro-F1")
+    for key, name, where, style in (
+        ("loss", "train", axes, "o-C0"),
+        ("eval_loss", "validation", axes, "o-C1"),
+        ("eval_macro_f1", "validation macro-F1", second, "--C2"),
+    ):
+        label = name
+        for points in fits_of(history, key):
+            where.plot([x for x, _ in points], [y for _, y in points], style, label=label)
+            label = "_"  # one entry in the legend for all fits
     second.set_ylabel("macro-F1")
     figure.legend(loc="lower center", ncols=3, fontsize=8)
     figure.subplots_adjust(bottom=0.2, right=0.85)
     figure.savefig(path)
     return path
+
+
+def fits_of(history: Sequence[Mapping[str, float]], key: str) -> list[list[tuple[float, float]]]:
+    """(step, value) of the entries that have `key`, a list for each fit: a new one begins where the epoch falls back."""
+    fits: list[list[tuple[float, float]]] = []
+    epoch = float("inf")
+    for entry in history:
+        if key in entry:
+            if entry["epoch"] <= epoch:
+                fits.append([])
+            fits[-1].append((entry["step"], entry[key]))
+            epoch = entry["epoch"]
+    return fits
 
 
 def model_card(

@@ -27,7 +27,7 @@ from models.registry import reason
 from training.base import locate_base, write_tokenizer
 from training.config import Recipe, revise
 from training.data import data_digest
-from training.finetune import fit
+from training.finetune import fit, focus_rows
 from training.pipeline import Say, load_split
 from training.split import Split
 from training.tracking import FAULTS, connect, flatten
@@ -180,7 +180,8 @@ def _trial(
             fitted = fit(
                 recipe, base, folder / "tokenizer.json", split, folder / "fit", resume=False, quiet=quiet, callbacks=[watch]
             )
-            best = max(entry["eval_macro_f1"] for entry in fitted.history if "eval_macro_f1" in entry)
+            scores = [entry["eval_macro_f1"] for entry in fitted.history if "eval_macro_f1" in entry]
+            best = scores[-1] if focus_rows(split.train, recipe.fit) else max(scores)  # the last epoch of a focus counts
             mlflow.log_metric("validation_macro_f1", best)
             mlflow.set_tag("pruned", str(watch.pruned).lower())
     finally:
