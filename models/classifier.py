@@ -37,7 +37,7 @@ class Classifier:
         manifest = bundle.manifest
         self.bundle = bundle
         self.label_set = manifest.label_set
-        self._encoder = Encoder(bundle.path / "tokenizer.json", manifest.max_tokens)
+        self.encoder = Encoder(bundle.path / "tokenizer.json", manifest.max_tokens)
         self._engine = engine or OnnxEngine(bundle.path / manifest.engine.file)
         self.pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="engine")
 
@@ -47,8 +47,11 @@ class Classifier:
         return cls(open_bundle(path), workers=workers)
 
     def prepare(self, sentences: Sequence[str]) -> list[Call]:
-        """Encode `sentences` and cut them into calls of at most CALL_TOKENS tokens, or one sentence."""
-        encoded = self._encoder.encode(sentences)
+        """Encode `sentences` and cut them into calls."""
+        return self.cut(self.encoder.encode(sentences))
+
+    def cut(self, encoded: Sequence[Encoded]) -> list[Call]:
+        """Cut encoded sentences into calls of at most CALL_TOKENS tokens, or one sentence."""
         order = sorted(range(len(encoded)), key=lambda position: len(encoded[position].ids))
         calls: list[list[int]] = []
         for position in order:
@@ -72,8 +75,13 @@ class Classifier:
             for position, encoded, row in zip(call.positions, call.rows, probabilities, strict=True)
         ]
 
+    def answer(self, encoded: Sequence[Encoded]) -> list[Prediction]:
+        """Predictions in order, computed in the calling thread."""
+        found = dict(pair for call in self.cut(encoded) for pair in self.run(call))
+        return [found[position] for position in range(len(encoded))]
+
     def classify(self, sentences: Sequence[str]) -> list[Prediction]:
-        """Predictions in the order of `sentences`."""
+        """Predictions in the order of `sentences`, computed by the workers."""
         found = dict(pair for part in self.pool.map(self.run, self.prepare(sentences)) for pair in part)
         return [found[position] for position in range(len(sentences))]
 

@@ -27,6 +27,7 @@ class Encoder:
     """Encodes sentences with the tokenizer of a bundle, cut to `max_tokens` ids."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
+        self._path, self._max_tokens = path, max_tokens
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception for every fault
@@ -34,6 +35,10 @@ class Encoder:
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_tokens)
         self._lock = threading.Lock()
+
+    def own(self) -> "Encoder":
+        """An encoder like this one that shares nothing with it, for a thread of its own."""
+        return Encoder(self._path, self._max_tokens)
 
     def encode(self, sentences: Sequence[str]) -> list[Encoded]:
         """Encode `sentences` in order, each in its normal form."""

@@ -23,6 +23,20 @@ class ClassifyRequest(_Shape):
     explain: bool = Field(False, description="also give each word's contribution to its sentence's label")
 
 
+class StreamLine(_Shape):
+    """A line of a stream: a sentence, and whatever `id` its answer is to carry."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"examples": [{"id": 1, "sentence": "We are ready to meet them anywhere, any time."}]},
+    )
+
+    sentence: str
+    id: str | int | None = None
+
+
 class ModelName(_Shape):
     """The model that answered: `id` is the digest of its manifest and so of every byte of it."""
 
@@ -47,14 +61,26 @@ class Result(_Shape):
     score: float | None = Field(description="from -1 to 1; null where the label set has no poles")
     confident: bool
     truncated: bool
-    words: list[WordContribution] | None = Field(None, description="only where the request says explain: true")
+
+
+class ExplainedResult(Result):
+    """The answer where the request says explain: true."""
+
+    words: list[WordContribution]
+
+
+class StreamResult(Result):
+    """A line of the answer to a stream; `model` is the id of the model that answered."""
+
+    id: str | int | None = None
+    model: str
 
 
 class ClassifyResponse(_Shape):
     """Results in the order of the sentences."""
 
     model: ModelName
-    results: list[Result]
+    results: list[Result] | list[ExplainedResult]
 
 
 class ModelResponse(_Shape):

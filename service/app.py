@@ -1,24 +1,64 @@
 """The application factory: nothing happens at import, everything belongs to the app that `create_app` returns."""
 
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
 from importlib import metadata
+from types import FrameType
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI
 
 from models.classifier import Classifier
 from models.registry import Source, resolve
 from service import errors
+from service.answers import Answers
+from service.batcher import Batcher
 from service.body import BodyLimit
-from service.routes import Ready, router
+from service.routes import router
 from service.settings import Settings, load_settings
-from service.telemetry import Telemetry
+from service.telemetry import Observe, Telemetry
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a client may invent others
+STREAMS = frozenset({"/v1/classify/stream"})
 
 
-def create_app(settings: Settings | None = None, source: Source | Ready | None = None) -> FastAPI:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A classifier that is open already, and the version under which users know its model."""
+
+    classifier: Classifier
+    version: str
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _delay_stops(app: FastAPI, delay_s: float) -> None:
+    """Let the signals that stop the server first mark `app` as draining, and reach the server `delay_s` later: meanwhile balancers
+    see that it is not ready, and clients on open connections are told to close them."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # a server that runs in another thread is stopped by its owner
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        server = signal.getsignal(number)
+        if not callable(server):
+            continue
+
+        def drain(number: int, frame: FrameType | None, server: Callable[..., object] = server) -> None:
+            if app.state.draining:  # asked twice: at once
+                server(number, frame)
+            app.state.draining = True
+            loop.call_soon_threadsafe(loop.call_later, delay_s, server, number, frame)
+
+        signal.signal(number, drain)
+
+
+def create_app(settings: Settings | None = None, source: Source | Opened | None = None) -> FastAPI:
     """An app that serves `source`, or the model that `settings` name; it is opened at start-up, unless `source` is open already."""
     chosen = settings or load_settings()
     telemetry = Telemetry()
@@ -26,17 +66,21 @@ def create_app(settings: Settings | None = None, source: Source | Ready | None =
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         opened: AbstractContextManager[Classifier]
-        if isinstance(source, Ready):
+        if isinstance(source, Opened):
             version, opened = source.version, nullcontext(source.classifier)
         else:
             found = source or resolve(chosen.model)
             version, opened = found.version, Classifier(found.bundle, workers=chosen.engine_threads or None)
         with opened as classifier:
             classifier.warm()
+            workers = chosen.engine_threads or max(1, cores() // chosen.workers)
+            batcher = Batcher(classifier, workers=workers, max_queued_tokens=chosen.max_queued_tokens)
             telemetry.model.labels(classifier.bundle.manifest.name, version, classifier.bundle.id).set(1)
-            app.state.ready = Ready(classifier, version)
+            app.state.answers = Answers(batcher, version, telemetry)
+            _delay_stops(app, chosen.drain_delay_s)
             yield
-            app.state.ready = None
+            app.state.answers = None
+            batcher.close()
 
     app = FastAPI(
         title="Stancewire",
@@ -47,25 +91,11 @@ def create_app(settings: Settings | None = None, source: Source | Ready | None =
     )
     app.state.settings = chosen
     app.state.telemetry = telemetry
-    app.state.ready = None
+    app.state.answers = None
+    app.state.draining = False
     app.include_router(router)
     errors.install(app)
-    app.add_middleware(BodyLimit, max_bytes=chosen.max_body_bytes, timeout_s=chosen.body_timeout_s)
+    app.add_middleware(BodyLimit, max_bytes=chosen.max_body_bytes, timeout_s=chosen.body_timeout_s, endless=STREAMS)
 
-    @app.middleware("http")
-    async def observe(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        start = time.perf_counter()
-        status = 500
-        with telemetry.in_flight.track_inprogress():
-            try:
-                response = await call(request)
-                status = response.status_code
-                return response
-            finally:
-                route = request.scope.get("route")
-                path = getattr(route, "path", "other")
-                method = request.method if request.method in _METHODS else "other"
-                telemetry.requests.labels(path, method, str(status)).inc()
-                telemetry.latency.labels(path).observe(time.perf_counter() - start)
-
+    app.add_middleware(Observe, telemetry=telemetry)
     return app

@@ -8,20 +8,23 @@ from service.errors import Problem
 
 
 class BodyLimit:
-    """Answers 413 for a body over `max_bytes` and 408 for one that takes longer than `timeout_s` to arrive."""
+    """Answers 413 for a body over `max_bytes` and 408 for one that takes longer than `timeout_s` to arrive; at the addresses in
+    `endless`, a body of any length, each part of it within `timeout_s` of the one before."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float, endless: frozenset[str] = frozenset()) -> None:
         self.app = app
         self.max_bytes = max_bytes
         self.timeout_s = timeout_s
+        self.endless = endless
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, its body counted and timed."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        endless = scope["path"] in self.endless
         announced = dict(scope["headers"]).get(b"content-length", b"0")
-        if announced.isdigit() and int(announced) > self.max_bytes:
+        if not endless and announced.isdigit() and int(announced) > self.max_bytes:
             await self._too_large({"Connection": "close"}).response()(scope, receive, send)
             return
         deadline = asyncio.get_running_loop().time() + self.timeout_s
@@ -29,7 +32,7 @@ class BodyLimit:
         complete = False
 
         async def counted() -> Message:
-            nonlocal size, complete
+            nonlocal size, complete, deadline
             if complete:
                 return await receive()
             try:
@@ -43,8 +46,11 @@ class BodyLimit:
                     headers={"Connection": "close"},
                 ) from None
             if message["type"] == "http.request":
-                size += len(message.get("body", b""))
                 complete = not message.get("more_body", False)
+                if endless:
+                    deadline = asyncio.get_running_loop().time() + self.timeout_s
+                    return message
+                size += len(message.get("body", b""))
                 if size > self.max_bytes:
                     raise self._too_large()
             return message

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.api import ProblemBody
+from service.batcher import CallerGone, DeadlinePassed, Overloaded
 
 MEDIA_TYPE = "application/problem+json"
 _log = logging.getLogger("stancewire")
@@ -66,6 +67,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
+    app.add_exception_handler(CallerGone, _on_disconnect)
+    app.add_exception_handler(Overloaded, _on_overload)
+    app.add_exception_handler(DeadlinePassed, _on_deadline)
     app.add_exception_handler(Exception, _on_fault)
 
 
@@ -86,7 +90,18 @@ def _on_validation(request: Request, error: Exception) -> Response:
 
 def _on_disconnect(request: Request, error: Exception) -> Response:
     # nobody reads this answer, but it is counted as the client's doing and not as a fault of the service
-    return problem_response(400, "client_disconnected", "The connection was closed before the request body had arrived.")
+    return problem_response(400, "client_disconnected", "The connection was closed before the answer was ready.")
+
+
+def _on_overload(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Overloaded)
+    detail = f"More is waiting than the service takes on. Send it again in {error.retry_after_s} s."
+    return problem_response(429, "overloaded", detail, {"Retry-After": str(error.retry_after_s)})
+
+
+def _on_deadline(request: Request, error: Exception) -> Response:
+    detail = "The answer was not ready in time and is not computed any more. Send fewer sentences, or allow more time."
+    return problem_response(504, "deadline_exceeded", detail)
 
 
 def _on_fault(request: Request, error: Exception) -> Response:

@@ -5,14 +5,18 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
 
 from models.classifier import Classifier
 from models.errors import UsageError
-from models.registry import resolve
-from service.app import create_app
-from service.routes import Ready
+from models.registry import Source, resolve
+from service.app import Opened, create_app
+from service.protocol import GuardedConfig
 from service.settings import Settings
 
 
@@ -21,24 +25,40 @@ def run_server(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
     source = resolve(settings.model)
     listener = bind(settings.host, settings.port)
+    # uvicorn drains, then raises the signal again for the handler that stood before its own: a stop on request is no failure
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    with listener:
+        if settings.workers == 1:
+            with Classifier(source.bundle, workers=settings.engine_threads or None) as classifier:
+                app = create_app(settings, Opened(classifier, source.version))
+                _announce(source, listener)
+                uvicorn.Server(_config(settings, app)).run(sockets=[listener])
+        else:
+            Classifier(source.bundle).close()  # what is wrong with it is said here, once
+            _announce(source, listener)
+            # the bundle is verified and local by now, and a process of its own opens it: no registry is asked again
+            supervisor = Multiprocess(_config(settings, partial(create_app, settings, source)), sockets=[listener])
+            supervisor.run()
+
+
+def _announce(source: Source, listener: socket.socket) -> None:
     host, port = listener.getsockname()[:2]
-    manifest = source.bundle.manifest
     shown = f"[{host}]" if ":" in host else host
-    with listener, Classifier(source.bundle, workers=settings.engine_threads or None) as classifier:
-        config = uvicorn.Config(
-            create_app(settings, Ready(classifier, source.version)),
-            log_level="warning" if settings.log_level == "info" else settings.log_level,
-            access_log=False,
-            timeout_graceful_shutdown=settings.drain_timeout_s,
-            server_header=False,
-        )
-        # uvicorn drains, then raises the signal again for the handler that stood before its own: a stop on request is no failure
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-        print(
-            f"Stancewire answers on http://{shown}:{port} with {manifest.name} {source.version} ({source.bundle.id[:12]})",
-            flush=True,
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+    name = f"{source.bundle.manifest.name} {source.version} ({source.bundle.id[:12]})"
+    print(f"Stancewire answers on http://{shown}:{port} with {name}", flush=True)
+
+
+def _config(settings: Settings, app: FastAPI | Callable[[], FastAPI]) -> uvicorn.Config:
+    return GuardedConfig(
+        app,
+        head_timeout_s=settings.body_timeout_s,
+        factory=not isinstance(app, FastAPI),
+        workers=settings.workers,
+        log_level="warning" if settings.log_level == "info" else settings.log_level,
+        access_log=False,
+        timeout_graceful_shutdown=settings.drain_timeout_s,
+        server_header=False,
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -30,9 +30,19 @@ class Settings(BaseSettings):
     max_explained: int = Field(16, ge=1, description="sentences a request with explain: true, each classified once a word")
     max_characters: int = Field(5000, ge=1, description="characters a sentence")
     max_body_bytes: int = Field(1_000_000, ge=1, description="bytes a request body")
-    body_timeout_s: float = Field(10, gt=0, allow_inf_nan=False, description="seconds in which a request body must arrive")
+    body_timeout_s: float = Field(
+        10, gt=0, allow_inf_nan=False, description="seconds in which the head of a request, and then its body, must arrive"
+    )
+    drain_delay_s: float = Field(
+        0.3, ge=0, allow_inf_nan=False, description="seconds that a stopping service still takes requests, no longer ready"
+    )
     drain_timeout_s: int = Field(30, ge=0, description="seconds that accepted requests get to finish at a stop")
-    engine_threads: int = Field(0, ge=0, description="engine threads; 0 is one for each core")
+    request_timeout_s: float = Field(
+        30, gt=0, allow_inf_nan=False, description="seconds to an answer; a request may ask for less with X-Request-Timeout-Ms"
+    )
+    max_queued_tokens: int = Field(65536, ge=1, description="tokens that may wait for the engine; over it requests get 429")
+    workers: int = Field(1, ge=1, description="processes that share the port, each with a model of its own")
+    engine_threads: int = Field(0, ge=0, description="engine threads of a process; 0 shares the cores among the processes")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @classmethod

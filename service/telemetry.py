@@ -1,7 +1,14 @@
 """Prometheus metrics of one application, in a registry of its own."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import time
+from collections.abc import Sequence
 
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from models.schema import Prediction
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})  # a client may invent others
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
@@ -20,6 +27,52 @@ class Telemetry:
         self.truncated = Counter("stancewire_truncated", "Sentences longer than the model reads", registry=self._registry)
         self.model = Gauge("stancewire_model_info", "The model that answers", ["name", "version", "id"], registry=self._registry)
 
+        self.computed = Gauge("stancewire_engine_sentences", "Sentences the engine has computed", registry=self._registry)
+        self.queued_tokens = Gauge("stancewire_queued_tokens", "Tokens that wait for the engine", registry=self._registry)
+
+    def count(self, predictions: Sequence[Prediction]) -> None:
+        """Count what was answered."""
+        for prediction in predictions:
+            self.sentences.labels(prediction.label).inc()
+            if not prediction.confident:
+                self.not_confident.inc()
+            if prediction.truncated:
+                self.truncated.inc()
+
     def page(self) -> bytes:
         """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class Observe:
+    """Counts and times every request, by route and not by path: a client may invent paths."""
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
+        self.app = app
+        self.telemetry = telemetry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on and note how it was answered; 500 where the app raised."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        status = 500
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if scope["app"].state.draining:  # so that a client opens its next connection elsewhere
+                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+            await send(message)
+
+        self.telemetry.in_flight.inc()
+        try:
+            await self.app(scope, receive, noting)
+        finally:
+            self.telemetry.in_flight.dec()
+            path = getattr(scope.get("route"), "path", "other")
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self.telemetry.requests.labels(path, method, str(status)).inc()
+            self.telemetry.latency.labels(path).observe(time.perf_counter() - start)

@@ -38,12 +38,13 @@ def serve(
     model: Annotated[str | None, typer.Option(help="default, a folder, models:/NAME@ALIAS or models:/NAME/VERSION")] = None,
     host: Annotated[str | None, typer.Option(help="address to bind")] = None,
     port: Annotated[int | None, typer.Option(help="port to bind")] = None,
+    workers: Annotated[int | None, typer.Option(help="processes that share the port")] = None,
 ) -> None:
     """Answer HTTP."""
     from service.server import run_server
     from service.settings import load_settings
 
-    given = {"model": model, "host": host, "port": port}
+    given = {"model": model, "host": host, "port": port, "workers": workers}
     run_server(load_settings(config, **{key: value for key, value in given.items() if value is not None}))
 
 

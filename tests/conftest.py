@@ -2,6 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SUITE = Path(__file__).parent.parent / "configs" / "behaviour.yaml"
+Serving = Callable[..., AbstractContextManager[tuple[subprocess.Popen[str], int]]]
 CORPUS = Path(__file__).parent.parent / "training" / "corpus"
 
 
@@ -90,3 +95,24 @@ def tiny_bundle(tiny_recipe: Path, tracking: str) -> Path:
         del os.environ["MLFLOW_TRACKING_URI"]
     assert trained is not None
     return trained.bundle.path
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
+    """Starts the real server on a port of its own choice: `with serving(model, **settings) as (process, port)`."""
+
+    @contextmanager
+    def serve(model: Path, **settings: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+        config = tmp_path / "service.yaml"
+        config.write_text(json.dumps({"port": 0, **settings}), "utf-8")
+        command = [sys.executable, "-m", "stancewire", "serve", "--config", str(config), "--model", str(model)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()  # the socket listens by now: a connection waits until it is accepted
+                assert line.startswith("Stancewire answers on http://127.0.0.1:"), line
+                yield process, int(line.split(":")[2].split()[0])
+            finally:
+                process.kill()
+
+    return serve

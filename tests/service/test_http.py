@@ -122,7 +122,7 @@ def test_a_fault_is_logged_under_the_instance_and_tells_nothing(
     def fail(*_: object) -> None:
         raise RuntimeError("internals")
 
-    monkeypatch.setattr("service.routes._count", fail)
+    monkeypatch.setattr("service.telemetry.Telemetry.count", fail)
     with caplog.at_level(logging.ERROR, "stancewire"):
         answer = client.post("/v1/classify", json={"sentences": ["a"]})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")

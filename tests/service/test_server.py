@@ -5,8 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,24 +12,9 @@ import pytest
 from models.bundle import open_bundle, save_bundle
 from models.errors import UsageError
 from service.server import bind
+from tests.conftest import Serving
 
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-@contextmanager
-def serving(model: Path, folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """A server on a port of its own choice, with a body timeout of half a second."""
-    config = folder / "service.yaml"
-    config.write_text("body_timeout_s: 0.5\nport: 0\n", "utf-8")
-    command = [sys.executable, "-m", "stancewire", "serve", "--config", str(config), "--model", str(model)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()  # the socket listens by now: a connection waits until it is accepted
-            assert line.startswith("Stancewire answers on http://127.0.0.1:"), line
-            yield process, int(line.split(":")[2].split()[0])
-        finally:
-            process.kill()
 
 
 def exchange(port: int, request: bytes) -> bytes:
@@ -43,8 +26,8 @@ def exchange(port: int, request: bytes) -> bytes:
         return received
 
 
-def test_slow_and_broken_bodies_then_a_clean_stop(tiny_bundle: Path, tmp_path: Path) -> None:
-    with serving(tiny_bundle, tmp_path) as (process, port):
+def test_slow_and_broken_bodies_then_a_clean_stop(tiny_bundle: Path, serving: Serving) -> None:
+    with serving(tiny_bundle, body_timeout_s=0.5) as (process, port):
         late = exchange(port, HEAD + b"Content-Length: 100\r\n\r\n{")
         assert late.startswith(b"HTTP/1.1 408 ") and b'"code":"body_timeout"' in late
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
@@ -52,11 +35,18 @@ def test_slow_and_broken_bodies_then_a_clean_stop(tiny_bundle: Path, tmp_path: P
         body = b'{"sentences": ["We will talk."]}'
         answer = exchange(port, HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b'"code":"head_timeout"' in exchange(port, b"POST /v1/classify HTTP/1.1\r\nHost:")
+        assert exchange(port, b"") == b"", "who says nothing is left"
+        huge = exchange(port, b"GET / HTTP/1.1\r\n" + b"X-Large: %s\r\n" % (b"a" * 1000) * 80)
+        assert huge.startswith(b"HTTP/1.1 431 ") and b'"code":"head_too_large"' in huge
+        for garbage in (b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET /\xff\xfe HTTP/1.1\r\n\r\n"):
+            answer = exchange(port, garbage)
+            assert answer.startswith(b"HTTP/1.1 4") and b"application/problem+json" in answer, (garbage, answer)
         metrics = exchange(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert b'status="408"' in metrics and b'status="5' not in metrics
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)
-        assert (process.returncode, errors) == (0, "")
+        assert (process.returncode, errors.replace("WARNING:  Invalid HTTP request received.\n", "")) == (0, "")
 
 
 def test_an_engine_that_cannot_be_loaded_is_said_before_anything_is_served(tiny_bundle: Path, tmp_path: Path) -> None:
