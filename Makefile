@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Spinning threads slow each other where programs share cores.
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: serve test train lint format bench bench-quality bench-recipes setup-serve setup-train clean
+.PHONY: serve test train lint format bench bench-serving bench-quality bench-recipes setup-serve setup-train clean
 
 serve: setup-serve
 	$(BIN)/stancewire serve
@@ -27,6 +27,10 @@ format: setup-train
 
 bench: setup-train
 	$(BIN)/python -m benchmarks.engine
+
+bench-serving: setup-train
+	$(BIN)/python -m pip install --quiet 'litserve>=0.2.19,<0.3'
+	$(BIN)/python -m benchmarks.serving --out docs/serving.png
 
 bench-quality: setup-train
 	$(BIN)/python -m benchmarks.quality

@@ -63,7 +63,9 @@ class Answers:
         return start + _ONE.dump_json(predictions[0])[1:-1] + self._tail
 
 
-def error_line(problem: Problem, number: int) -> bytes:
-    """The line that stands for a line that cannot be classified; `number` counts the lines as sent, from 1."""
+def error_line(problem: Problem, number: int, asked: StreamLine | None = None) -> bytes:
+    """The line that stands for a line that cannot be classified, under its id where it has one; `number` counts the lines as sent,
+    from 1."""
+    name = {} if asked is None or asked.id is None else {"id": asked.id}
     fault = {"code": problem.code, "detail": problem.detail, "line": number}
-    return json.dumps({"error": fault}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(name | {"error": fault}, ensure_ascii=False).encode() + b"\n"

@@ -8,6 +8,7 @@ refused on the spot.
 """
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -217,4 +218,5 @@ def _hand_over(job: _Job, error: Exception | None) -> None:
         else:
             job.answer.set_result([result for result in job.results if result is not None])
 
-    job.loop.call_soon_threadsafe(settle)
+    with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits
+        job.loop.call_soon_threadsafe(settle)

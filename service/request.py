@@ -58,11 +58,14 @@ def read_sentences(content_type: str, body: bytes, settings: Settings) -> Classi
     return asked
 
 
-def read_line(line: bytes, settings: Settings) -> StreamLine:
-    """One line of a stream, its sentence one that can be classified."""
-    asked = _parse(StreamLine, line)
+def read_line(line: bytes) -> StreamLine:
+    """One line of a stream."""
+    return _parse(StreamLine, line)
+
+
+def check_line(asked: StreamLine, settings: Settings) -> None:
+    """Problem where the sentence of a line cannot be classified."""
     _check(asked.sentence, "sentence", "#/sentence", settings)
-    return asked
 
 
 def _parse(shape: type[_Shape], body: bytes) -> _Shape:

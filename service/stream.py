@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.answers import Answers, error_line
 from service.errors import Problem
-from service.request import read_line
+from service.request import check_line, read_line
 from service.settings import Settings
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -98,12 +98,15 @@ async def split_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator
 
 
 async def _answer(line: bytes | None, number: int, answers: Answers, settings: Settings) -> bytes:
+    asked = None
     try:
         if line is None:
             raise Problem(413, "line_too_large", f"The line is over {settings.max_body_bytes} bytes. Send one sentence a line.")
-        return await answers.line(read_line(line, settings))
+        asked = read_line(line)
+        check_line(asked, settings)
+        return await answers.line(asked)
     except Problem as problem:
-        return error_line(problem, number)
+        return error_line(problem, number, asked)
 
 
 async def _say(problem: Problem, number: int) -> bytes:

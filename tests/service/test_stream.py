@@ -53,7 +53,7 @@ def test_a_bad_line_is_answered_in_its_place(client: TestClient) -> None:
             b'{"sentence": "\\ud800"}',
             b'{"sentence": NaN}',
             b'{"sentence": "a", "more": 1}',
-            b'{"sentence": " "}',
+            b'{"sentence": " ", "id": 7}',
             b'{"sentence": "' + b"a" * 600 + b'"}',
             b'{"sentence": "' + b"a" * 5000 + b'"}',
             b"\xff\xfe",
@@ -78,6 +78,7 @@ def test_a_bad_line_is_answered_in_its_place(client: TestClient) -> None:
     ]
     assert [line["error"]["line"] for line in lines if "error" in line] == [2, 4, 5, 6, 7, 8, 9, 10]
     assert lines[0]["id"] == "aé"
+    assert next(line["id"] for line in lines if line.get("error", {}).get("code") == "empty_sentence") == 7
 
 
 def test_an_empty_stream_has_an_empty_answer(client: TestClient) -> None:

@@ -1,0 +1,1 @@
+"""Servers side by side; see __main__.py."""
