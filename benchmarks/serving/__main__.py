@@ -185,6 +185,9 @@ def table(medians: dict[str, dict[str, float]]) -> str:
         cells = []
         for clients, count in LOADS:
             key = f"{clients}x{count}"
+            if not found[key]:
+                cells.append("no answer in time")
+                continue
             failed = f", {found[f'{key} errors']:.0f} errors" if found[f"{key} errors"] else ""
             cells.append(
                 f"{found[key]:.0f} · {found[f'{key} p50']:.0f} / {found[f'{key} p95']:.0f} / {found[f'{key} p99']:.0f}{failed}"
