@@ -3,10 +3,12 @@
     python -m benchmarks.recipes [--out DIR] [--only NAME,NAME] [KEY=VALUE ...]
 
 KEY=VALUE goes to every variant, before its own values, such as `data.briefings=CLONE` or `data.further_tests={real:
-labelled.jsonl}`. A run that has ended is read from DIR and not repeated, so a stopped table is continued by the same command.
+labelled.jsonl}`. A run that has ended is read from DIR and not repeated, so a stopped table is continued by the same command; the
+recipe is the copy that the first start puts into DIR, so that an edit meanwhile does not mix settings.
 Choose by the validation column alone.
 """
 
+import shutil
 import statistics
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from training.config import load_recipe
 from training.pipeline import train
 
 SEEDS = (17, 18, 19)
-ROOT = Path(__file__).parent.parent
+RECIPE = Path(__file__).parent.parent / "configs" / "train" / "default.yaml"
 PLAIN = ["fit.r_drop=0", "fit.members=1", "fit.soft_labels=false", "fit.typos=0", "fit.focus={}", "fit.class_weights=false"]
 VARIANTS: dict[str, list[str]] = {
     "plain": [],
@@ -41,6 +43,9 @@ def main() -> None:
     chosen = _option(arguments, "--only", ",".join(VARIANTS)).split(",")
     if unknown := [name for name in chosen if name not in VARIANTS]:
         sys.exit(f"there is no variant {unknown[0]}. Known: {', '.join(VARIANTS)}.")
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / RECIPE.name).is_file():
+        shutil.copyfile(RECIPE, out / RECIPE.name)
     rows: dict[str, list[dict[str, float]]] = {}
     for seed in SEEDS:
         for name in chosen:
@@ -75,7 +80,7 @@ def _run(name: str, seed: int, out: Path, overrides: list[str]) -> Manifest:
             "export.min_agreement=0.9",
         ]
         settings += ["tracking.experiment=recipes", "tracking.registered_model=recipes"]
-        train(load_recipe(ROOT / "configs/train/default.yaml", settings), quiet=True, say=lambda _: None)
+        train(load_recipe(out / RECIPE.name, settings), quiet=True, say=lambda _: None)
     return open_bundle(folder / "bundle").manifest
 
 
