@@ -50,10 +50,11 @@ def _delay_stops(app: FastAPI, delay_s: float) -> None:
             continue
 
         def drain(number: int, frame: FrameType | None, server: Callable[..., object] = server) -> None:
-            if app.state.draining:  # asked twice: at once
+            if not app.state.draining:
+                app.state.draining = True
+                loop.call_soon_threadsafe(loop.call_later, delay_s, server, number, frame)
+            elif number == signal.SIGINT:  # Ctrl-C twice is meant; a SIGTERM after the first signal asks for what is under way
                 server(number, frame)
-            app.state.draining = True
-            loop.call_soon_threadsafe(loop.call_later, delay_s, server, number, frame)
 
         signal.signal(number, drain)
 
@@ -96,6 +97,5 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
     app.include_router(router)
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=chosen.max_body_bytes, timeout_s=chosen.body_timeout_s, endless=STREAMS)
-
     app.add_middleware(Observe, telemetry=telemetry)
     return app

@@ -6,7 +6,7 @@ own writer. A line that cannot be classified is answered by an error object in i
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
@@ -27,7 +27,7 @@ class StreamAnswer(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes]) -> None:
         super().__init__()
         del self.headers["content-length"]
         self._lines = lines
@@ -35,8 +35,9 @@ class StreamAnswer(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, line by line."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for line in self._lines:
-            await send({"type": "http.response.body", "body": line, "more_body": True})
+        async with contextlib.aclosing(self._lines) as lines:
+            async for line in lines:
+                await send({"type": "http.response.body", "body": line, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
@@ -46,7 +47,7 @@ def check_stream(content_type: str) -> None:
         raise Problem(415, "wrong_content_type", f"Send one JSON object a line, with the header Content-Type: {MEDIA_TYPE}.")
 
 
-async def answer_stream(request: Request, answers: Answers, settings: Settings) -> AsyncIterator[bytes]:
+async def answer_stream(request: Request, answers: Answers, settings: Settings) -> AsyncGenerator[bytes]:
     """The lines of the answer, as they become ready."""
     under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(WINDOW)
 
