@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from models.bundle import Bundle
@@ -39,9 +39,16 @@ class StanceNetwork(nn.Module):
         self.encoder = encoder
         self.pooling = pooling
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(int(encoder.config.hidden_size), labels)  # type: ignore[union-attr, arg-type]
+        self.head = nn.Linear(self.config.hidden_size, labels)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The encoder's configuration."""
+        config = self.encoder.config
+        assert isinstance(config, PretrainedConfig)
+        return config
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SequenceClassifierOutput:
         """Logits, shape (batch, labels), of token ids and their mask, both of shape (batch, tokens)."""
@@ -56,7 +63,7 @@ class StanceNetwork(nn.Module):
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json` into `folder`."""
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / "model.safetensors")
-        config = self.encoder.config.to_diff_dict()  # type: ignore[union-attr, operator]
+        config = self.config.to_diff_dict()
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 

@@ -1,6 +1,8 @@
 """A fitted network to the ONNX graph that serves, checked against torch on the test side.
 
-float32 must give torch's probabilities to 1e-4; int8 (see `quantise`) must give the same labels.
+A BERT or RoBERTa is written by `fused`, its int8 layers by `static_int8`; any other encoder is exported by torch and gets the int8
+of `quantise`, which is slower. float32 must give torch's probabilities to 1e-4, int8 the same labels. Either int8 answers a
+sentence alike in any company.
 """
 
 import contextlib
@@ -21,7 +23,9 @@ from models.engine_onnx import OnnxEngine
 from models.engine_torch import StanceNetwork, TorchEngine
 from models.errors import ExportError
 from models.schema import FloatArray
+from training.fused import can_fuse, save_fused
 from training.quantise import quantise
+from training.static_int8 import int8_linears
 
 MAX_PARITY = 1e-4
 PARITY_ROWS = 8  # in a call, of like length: a row's company moves float32 by some 1e-6
@@ -67,12 +71,25 @@ def export_onnx(network: StanceNetwork, target: Path, max_tokens: int) -> None:
 
 
 def export_engine(
-    network: StanceNetwork, folder: Path, max_tokens: int, precision: str, rows: Sequence[Encoded], min_agreement: float
+    network: StanceNetwork,
+    folder: Path,
+    max_tokens: int,
+    precision: str,
+    rows: Sequence[Encoded],
+    min_agreement: float,
+    examples: Sequence[Encoded],
 ) -> Parity:
-    """Write `model.onnx` into `folder` and compare it with torch on `rows`; ExportError where it answers otherwise."""
+    """Write `model.onnx` into `folder` and compare it with torch on `rows`; ExportError where it answers otherwise.
+
+    int8 takes its scales from `examples`, which must not be those it is judged on.
+    """
     target = folder / "model.onnx"
     scratch = folder / "fp32.onnx"
-    export_onnx(network, scratch, max_tokens)
+    fused = can_fuse(network)
+    if fused:
+        save_fused(network, scratch, max_tokens)
+    else:
+        export_onnx(network, scratch, max_tokens)
     expected = _probabilities(TorchEngine(network), rows)
     exact = _probabilities(OnnxEngine(scratch), rows)
     change = float(np.abs(exact - expected).max())
@@ -81,7 +98,10 @@ def export_engine(
     if precision == "fp32":
         scratch.rename(target)
         return Parity(change, change, _agreement(exact, expected))
-    quantise(scratch, target)
+    if fused:
+        save_fused(network, target, max_tokens, int8_linears(network, examples))
+    else:
+        quantise(scratch, target)
     scratch.unlink()
     served = _probabilities(OnnxEngine(target), rows)
     parity = Parity(change, float(np.abs(served - expected).max()), _agreement(served, expected))

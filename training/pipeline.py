@@ -34,6 +34,7 @@ from training.export import export_engine
 from training.finetune import Fitted, fit, focus_rows
 from training.report import draw_evaluation, draw_losses, model_card
 from training.split import Split, make_split
+from training.static_int8 import SCALE_ROWS
 from training.tracking import Registered, connect, log_training
 
 Say = Callable[[str], None]
@@ -125,8 +126,15 @@ def _build(
     scratch.mkdir()
     encoder = Encoder(tokenizer, recipe.model.max_tokens)
     rows = encoder.encode([example.text for example in split.test])
+    spread = split.train[:: max(1, len(split.train) // SCALE_ROWS)][:SCALE_ROWS]
     parity = export_engine(
-        fitted.network, scratch, recipe.model.max_tokens, recipe.export.precision, rows, recipe.export.min_agreement
+        fitted.network,
+        scratch,
+        recipe.model.max_tokens,
+        recipe.export.precision,
+        rows,
+        recipe.export.min_agreement,
+        encoder.encode([example.text for example in spread]),
     )
     say(
         f"export: {recipe.export.precision}, same label as torch on {parity.agreement:.2%} of {len(rows)} test rows, "
