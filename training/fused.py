@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from models.engine_torch import StanceNetwork
+from training.quantise import int8_rows
 from training.static_int8 import Int8Linear, Site
 
 _KINDS = frozenset({"BertModel", "RobertaModel", "XLMRobertaModel", "CamembertModel"})
@@ -24,7 +25,7 @@ _IR_VERSION = 10
 
 
 def can_fuse(network: StanceNetwork) -> bool:
-    """Whether `network` is of a kind that `fused_graph` writes."""
+    """Whether `network` is of a kind that `save_fused` writes."""
     config = network.config
     return (
         type(network.encoder).__name__ in _KINDS
@@ -100,8 +101,7 @@ class _Writer:
     def _look_up(self, words: NDArray[np.float32]) -> str:
         if self._linears is None:
             return self._op("Gather", self._tensor("words", words), "input_ids")
-        scales = np.maximum(np.abs(words).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / 127
-        rows = np.clip(np.rint(words / scales), -127, 127).astype(np.int8)
+        rows, scales = int8_rows(words)
         found = self._op("Cast", self._op("Gather", self._tensor("words_int8", rows), "input_ids"), to=TensorProto.FLOAT)
         return self._op("Mul", found, self._op("Gather", self._tensor("words_scale", scales), "input_ids"))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
@@ -31,6 +32,12 @@ def quantise(source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
+def int8_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """`table` in int8, and the scale of each row, shape (rows, 1)."""
+    scales = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / 127
+    return np.clip(np.rint(table / scales), -127, 127).astype(np.int8), scales
+
+
 def _quantise_tables(graph: onnx.GraphProto) -> None:
     """Replace each large table that a Gather reads by int8 rows and a scale for each."""
     tables = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
@@ -44,9 +51,7 @@ def _quantise_tables(graph: onnx.GraphProto) -> None:
             continue
         if table.name not in replaced:
             replaced.add(table.name)
-            values = numpy_helper.to_array(table)
-            scales = np.maximum(np.abs(values).max(axis=1, keepdims=True), 1e-12).astype(np.float32) / 127
-            rows = np.clip(np.rint(values / scales), -127, 127).astype(np.int8)
+            rows, scales = int8_rows(numpy_helper.to_array(table))
             graph.initializer.append(numpy_helper.from_array(rows, f"{table.name}_int8"))
             graph.initializer.append(numpy_helper.from_array(scales, f"{table.name}_scale"))
         ids, out = node.input[1], node.output[0]
