@@ -4,7 +4,6 @@ Work is cut into small calls, sorted by length, each for one engine thread: on a
 padding is what costs. The order of the sentences and their company in a call never change an answer.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Self
 
 from models.bundle import Bundle, open_bundle
 from models.calibration import softmax
+from models.cores import usable_cores
 from models.encoding import Encoded, Encoder
 from models.engine import Engine
 from models.engine_onnx import OnnxEngine
@@ -39,7 +39,8 @@ class Classifier:
         self.label_set = manifest.label_set
         self.encoder = Encoder(bundle.path / "tokenizer.json", manifest.max_tokens)
         self._engine = engine or OnnxEngine(bundle.path / manifest.engine.file)
-        self.pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="engine")
+        self.workers = workers or usable_cores()
+        self.pool = ThreadPoolExecutor(self.workers, thread_name_prefix="engine")
 
     @classmethod
     def open(cls, path: Path, *, workers: int | None = None) -> Self:
@@ -87,7 +88,7 @@ class Classifier:
 
     def warm(self) -> None:
         """Run every worker once, so that the first answer is as fast as the next."""
-        self.classify(["Both sides agreed to meet again."] * (2 * (os.cpu_count() or 1)))
+        self.classify(["Both sides agreed to meet again."] * (2 * self.workers))
 
     def close(self) -> None:
         """Stop the workers."""

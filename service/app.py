@@ -1,7 +1,6 @@
 """The application factory: nothing happens at import, everything belongs to the app that `create_app` returns."""
 
 import asyncio
-import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from types import FrameType
 from fastapi import FastAPI
 
 from models.classifier import Classifier
+from models.cores import usable_cores
 from models.registry import Source, resolve
 from service import errors
 from service.answers import Answers
@@ -31,11 +31,6 @@ class Opened:
 
     classifier: Classifier
     version: str
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _delay_stops(app: FastAPI, delay_s: float) -> None:
@@ -74,7 +69,7 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
             version, opened = found.version, Classifier(found.bundle, workers=chosen.engine_threads or None)
         with opened as classifier:
             classifier.warm()
-            workers = chosen.engine_threads or max(1, cores() // chosen.workers)
+            workers = chosen.engine_threads or max(1, usable_cores() // chosen.workers)
             batcher = Batcher(classifier, workers=workers, max_queued_tokens=chosen.max_queued_tokens)
             telemetry.model.labels(classifier.bundle.manifest.name, version, classifier.bundle.id).set(1)
             app.state.answers = Answers(batcher, version, telemetry)

@@ -20,7 +20,7 @@ from typing import Any
 from models.classifier import CALL_TOKENS, Classifier
 from models.schema import Prediction
 
-_BYTES_PER_TOKEN = 4  # of English and of most languages in UTF-8; a piece is cut exactly once its ids are known
+_BYTES_PER_TOKEN = 5  # about so many of English in UTF-8; a piece is cut exactly once its ids are known
 _SPECIAL_TOKENS = 2
 _PATIENCE_S = 0.05
 

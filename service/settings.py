@@ -42,7 +42,9 @@ class Settings(BaseSettings):
     )
     max_queued_tokens: int = Field(65536, ge=1, description="tokens that may wait for the engine; over it requests get 429")
     workers: int = Field(1, ge=1, description="processes that share the port, each with a model of its own")
-    engine_threads: int = Field(0, ge=0, description="engine threads of a process; 0 shares the cores among the processes")
+    engine_threads: int = Field(
+        0, ge=0, description="engine threads of a process; 0 shares the cores, or a container's quota, among them"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @classmethod
