@@ -31,6 +31,8 @@ bench: setup-train
 bench-serving: setup-train
 	$(BIN)/python -m pip install --quiet 'litserve>=0.2.19,<0.3'
 	$(BIN)/python -m benchmarks.serving --out docs/serving.png
+	$(BIN)/python -m benchmarks.serving.layouts
+	$(BIN)/python -m benchmarks.serving.layers
 
 bench-quality: setup-train
 	$(BIN)/python -m benchmarks.quality

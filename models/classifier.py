@@ -73,7 +73,7 @@ class Classifier:
         probabilities = softmax(self.logits(call), manifest.temperature, manifest.bias)
         return [
             (position, predict(self.label_set, row, manifest.confidence_threshold, encoded.truncated))
-            for position, encoded, row in zip(call.positions, call.rows, probabilities, strict=True)
+            for position, encoded, row in zip(call.positions, call.rows, probabilities.tolist(), strict=True)
         ]
 
     def answer(self, encoded: Sequence[Encoded]) -> list[Prediction]:

@@ -1,5 +1,6 @@
 """What a label set and a prediction are; every other module speaks in these."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,17 +55,17 @@ class Prediction:
     truncated: bool
 
 
-def predict(labels: LabelSet, probabilities: FloatArray, threshold: float, truncated: bool) -> Prediction:
-    """Turn one row of probabilities, shape (labels,), into a Prediction."""
-    best = int(probabilities.argmax())
+def predict(labels: LabelSet, probabilities: Sequence[float], threshold: float, truncated: bool) -> Prediction:
+    """Turn the probabilities of one sentence, one a label, into a Prediction."""
+    highest = max(probabilities)
     score = None
     if labels.positive is not None and labels.negative is not None:
         lean = probabilities[labels.index(labels.positive)] - probabilities[labels.index(labels.negative)]
-        score = round(float(lean), DECIMALS)
+        score = round(lean, DECIMALS)
     return Prediction(
-        label=labels.labels[best],
-        probabilities={name: round(float(value), DECIMALS) for name, value in zip(labels.labels, probabilities, strict=True)},
+        label=labels.labels[probabilities.index(highest)],
+        probabilities={name: round(value, DECIMALS) for name, value in zip(labels.labels, probabilities, strict=True)},
         score=score,
-        confident=bool(probabilities[best] >= threshold),
+        confident=highest >= threshold,
         truncated=truncated,
     )

@@ -4,13 +4,14 @@ import re
 import unicodedata
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060\ufeff]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\w+")
 
 
 def has_surrogate(text: str) -> bool:
     """Whether `text` holds a lone surrogate, which no encoding can carry."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def normalise(text: str) -> str:

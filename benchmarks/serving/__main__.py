@@ -8,40 +8,21 @@ engine in the layout that serves (one-threaded workers, no HTTP), measured in ev
 """
 
 import argparse
-import contextlib
-import json
-import os
 import shutil
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.serving.peers import make_mlflow_model, make_model
+from benchmarks.serving.process import Server, load, measure, resident_mb, running, write_sentences
 from models.bundle import DEFAULT_BUNDLE
 from models.classifier import Classifier
 
-ROOT = Path(__file__).parent.parent.parent
-LOADS = ((1, 1), (8, 1), (32, 1), (128, 1), (8, 32))  # clients, sentences a request
-SCRIPT = Path(__file__).with_name("load.lua")
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """How a server is started, where it answers, and the key under which it takes sentences."""
-
-    command: Sequence[str]
-    path: str = "/v1/classify"
-    shape: str = "sentences"
+LOADS = ((1, 1), (8, 1), (32, 1), (128, 1), (4, 32), (8, 32))  # clients, sentences a request
+LARGE = 256  # sentences of the large requests that a single client stands beside
 
 
 def main() -> None:
@@ -56,17 +37,16 @@ def main() -> None:
         sys.exit("wrk is not installed. Install it with: apt-get install wrk")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        texts = _sentences()
-        (folder / "sentences.txt").write_text("".join(json.dumps(text) + "\n" for text in texts), "utf-8")
+        sentences, texts = write_sentences(folder)
         make_model(folder / "model")
         make_mlflow_model(folder / "pyfunc", folder / "model")
         servers = _servers(folder)
         chosen = [name for name in options.only.split(",") if name] or list(servers)
         found: dict[str, list[dict[str, float]]] = defaultdict(list)
         for number in range(options.rounds):
-            found["bare engine"].append({"list": _engine(texts), "single": _engine_single(texts)})
+            found["bare engine"].append({"list": _engine(texts), "single": _engine_single(texts), "alone": _engine_alone(texts)})
             for name in chosen:
-                found[name].append(_measure(servers[name], folder, options.seconds))
+                found[name].append(_measure(servers[name], sentences, options.seconds))
                 print(f"round {number + 1}, {name}: {found[name][-1]}", file=sys.stderr, flush=True)
     medians = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in found.items()}
     print(table(medians))
@@ -84,12 +64,8 @@ def _servers(folder: Path) -> dict[str, Server]:
         "FastAPI + pipeline": Server(pipeline),
         "mlflow models serve": Server([*mlflow, "PORT"], "/invocations", "inputs"),
         "LitServe + pipeline": Server(litserve),
+        "LitServe + the same engine": Server([*litserve[:-1], "ENGINE"]),
     }
-
-
-def _sentences() -> list[str]:
-    corpus = sorted((ROOT / "training" / "corpus").glob("*.jsonl"))
-    return [json.loads(line)["text"] for path in corpus for line in path.read_text("utf-8").splitlines()][::20]
 
 
 def _engine(texts: list[str]) -> float:
@@ -110,68 +86,32 @@ def _engine_single(texts: list[str]) -> float:
         return len(texts) / (time.perf_counter() - start)
 
 
-def _measure(server: Server, folder: Path, seconds: int) -> dict[str, float]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(port) if part == "PORT" else part for part in server.command]
-    start = time.perf_counter()
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `mlflow models serve` calls uvicorn by name
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"PATH": path}, stdout=quiet, stderr=quiet, start_new_session=True
-    )
-    try:
-        url = f"http://127.0.0.1:{port}{server.path}"
-        body = json.dumps({server.shape: ["We are ready to talk."]}).encode()
-        while not _answers(url, body):
-            if process.poll() is not None or time.perf_counter() - start > 180:
-                sys.exit(f"{' '.join(command)} does not answer.")
-            time.sleep(0.02)
-        found = {"first answer, s": time.perf_counter() - start}
+def _engine_alone(texts: list[str]) -> float:
+    """Milliseconds that one sentence takes with nothing beside it, text to answer, the middle of all."""
+    with Classifier.open(DEFAULT_BUNDLE, workers=1) as classifier:
+        classifier.warm()
+        taken = []
+        for text in texts[:300]:
+            start = time.perf_counter()
+            classifier.answer(classifier.encoder.encode([text]))
+            taken.append(time.perf_counter() - start)
+    return statistics.median(taken) * 1e3
+
+
+def _measure(server: Server, sentences: Path, seconds: int) -> dict[str, float]:
+    with running(server) as process:
+        found = {"first answer, s": process.first_answer_s}
         for clients, count in LOADS:
-            result = _wrk(url, folder, clients, count, server.shape, seconds)
-            found[f"{clients}x{count}"] = result["requests"] * count / result["seconds"]
-            for part in ("p50", "p95", "p99"):
-                found[f"{clients}x{count} {part}"] = result[part]
-            found[f"{clients}x{count} errors"] = result["errors"]
-        found["RSS, MB"] = _resident_mb(os.getpgid(process.pid))
+            result = measure(process, sentences, clients, count, seconds)
+            key = f"{clients}x{count}"
+            found[key] = result["rate"]
+            for part in ("p50", "p95", "p99", "errors"):
+                found[f"{key} {part}"] = result[part]
+        with load(process, sentences, 1, LARGE, seconds) as large:
+            beside = measure(process, sentences, 1, 1, max(1, seconds - 1))
+        found |= {"beside p50": beside["p50"], "beside p99": beside["p99"], "large p50": large["p50"]}
+        found["RSS, MB"] = resident_mb(process.group)
         return found
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _answers(url: str, body: bytes) -> bool:
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return int(answer.status) == 200
-    except (urllib.error.URLError, ConnectionError):
-        return False
-
-
-def _wrk(url: str, folder: Path, clients: int, count: int, shape: str, seconds: int) -> dict[str, float]:
-    threads = "1"  # one is enough for some thousand requests a second, and takes least from the server
-    command = ["wrk", "-t", threads, "-c", str(clients), "-d", f"{seconds}s", "--timeout", "30s", "-s", str(SCRIPT), url, "--"]
-    arguments = [str(folder / "sentences.txt"), str(count), shape]
-    output = subprocess.run([*command, *arguments], capture_output=True, text=True, check=True).stdout
-    found: dict[str, float] = json.loads(next(line[7:] for line in output.splitlines() if line.startswith("RESULT ")))
-    return found
-
-
-def _resident_mb(group: int) -> float:
-    """Of all processes of a group, in MB of 10^6 bytes."""
-    total = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text("utf-8").rpartition(")")[2].split()
-            if int(fields[2]) == group:
-                total += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError):
-            continue
-    return total / 1e6
 
 
 def table(medians: dict[str, dict[str, float]]) -> str:
@@ -196,7 +136,16 @@ def table(medians: dict[str, dict[str, float]]) -> str:
         lines.append(
             f"| {name} | " + " | ".join(cells) + f" | {share:.0%} | {found['first answer, s']:.1f} | {found['RSS, MB']:.0f} |"
         )
-    lines.append(f"\nbare engine: {bare['single']:.0f} sentences/s one a call, {bare['list']:.0f} in calls of 192 tokens by length")
+    lines.append(
+        f"\nbare engine: {bare['single']:.0f} sentences/s one a call, {bare['list']:.0f} in calls of 192 tokens by length, "
+        f"{bare['alone']:.1f} ms for one sentence alone"
+    )
+    for name, found in medians.items():
+        if name != "bare engine":
+            lines.append(
+                f"{name}: a single sentence beside requests of {LARGE} (p50 {found['large p50']:.0f} ms): "
+                f"p50 {found['beside p50']:.0f}, p99 {found['beside p99']:.0f} ms; alone p99 {found['1x1 p99']:.0f} ms"
+            )
     return "\n".join(lines)
 
 

@@ -1,6 +1,10 @@
-"""LitServe over a transformers pipeline, with LitServe's own batching: `python -m benchmarks.serving.peer_litserve PORT FOLDER`."""
+"""LitServe with its own batching: `python -m benchmarks.serving.peer_litserve PORT FOLDER`.
+
+It runs a transformers pipeline over FOLDER or, where that is `ENGINE`, the shipped bundle by the same engine as Stancewire.
+"""
 
 import sys
+from dataclasses import asdict
 from typing import Any
 
 import litserve
@@ -39,7 +43,24 @@ class Api(litserve.LitAPI):  # type: ignore[misc]
         return {"results": output}
 
 
+class EngineApi(Api):
+    """The shipped bundle, on all cores, in calls cut by length as Stancewire's own."""
+
+    def setup(self, device: str) -> None:
+        """Open the bundle."""
+        from models.bundle import DEFAULT_BUNDLE
+        from models.classifier import Classifier
+
+        self.classifier = Classifier.open(DEFAULT_BUNDLE)
+        self.classifier.warm()
+
+    def predict(self, x: list[list[str]]) -> list[Any]:
+        """Classify the sentences of all requests of a batch."""
+        answers = iter(self.classifier.classify([sentence for sentences in x for sentence in sentences]))
+        return [[asdict(next(answers)) for _ in sentences] for sentences in x]
+
+
 if __name__ == "__main__":
-    api = Api(max_batch_size=8, batch_timeout=0.005, api_path="/v1/classify")
+    api = (EngineApi if sys.argv[2] == "ENGINE" else Api)(max_batch_size=8, batch_timeout=0.005, api_path="/v1/classify")
     api.folder = sys.argv[2]
     litserve.LitServer(api, accelerator="cpu").run(port=int(sys.argv[1]), log_level="warning", generate_client_file=False)
