@@ -67,13 +67,17 @@ class Classifier:
         """The network's raw outputs for one call, shape (sentences, labels)."""
         return self._engine.run([row.ids for row in call.rows])
 
+    def probabilities(self, call: Call) -> FloatArray:
+        """Calibrated probabilities of one call, shape (sentences, labels)."""
+        manifest = self.bundle.manifest
+        return softmax(self.logits(call), manifest.temperature, manifest.bias)
+
     def run(self, call: Call) -> list[tuple[int, Prediction]]:
         """Predictions of one call, each with its place in the request."""
-        manifest = self.bundle.manifest
-        probabilities = softmax(self.logits(call), manifest.temperature, manifest.bias)
+        threshold = self.bundle.manifest.confidence_threshold
         return [
-            (position, predict(self.label_set, row, manifest.confidence_threshold, encoded.truncated))
-            for position, encoded, row in zip(call.positions, call.rows, probabilities.tolist(), strict=True)
+            (position, predict(self.label_set, row, threshold, encoded.truncated))
+            for position, encoded, row in zip(call.positions, call.rows, self.probabilities(call).tolist(), strict=True)
         ]
 
     def answer(self, encoded: Sequence[Encoded]) -> list[Prediction]:

@@ -5,7 +5,9 @@ StancewireError
 ├── DataError       labelled data that cannot be used; carries every problem found
 ├── BundleError     a bundle that is missing, damaged or of an unknown format
 ├── RegistryError   the model registry does not answer or lacks what was asked for
-└── ExportError     an exported model that does not answer like the trained one
+├── ExportError     an exported model that does not answer like the trained one
+├── BadRows         rows that cannot be scored, where that is to be a failure
+└── Stopped         a signal asked for a stop; what is finished stays
 """
 
 from collections.abc import Sequence
@@ -52,3 +54,15 @@ class ExportError(StancewireError):
     """An exported model whose answers differ too much from the trained one's."""
 
     code = "export"
+
+
+class BadRows(StancewireError):
+    """Rows that cannot be scored, where the caller has asked for a failure then."""
+
+    code = "bad_rows"
+
+
+class Stopped(StancewireError):
+    """A signal asked for a stop: what is finished stays, and the job can go on."""
+
+    code = "stopped"

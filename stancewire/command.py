@@ -1,13 +1,14 @@
 """The command line. Each sub-command imports only what it needs, so `serve` and `score` run without torch.
 
-Exit codes: 0 done, 1 the data has problems, 2 a wrong call or a thing that is missing (one sentence on standard error).
+Exit codes: 0 done, 1 the data has problems, 2 a wrong call or a thing that is missing (one sentence on standard error), 3 stopped
+by a signal before the end, to be continued by the same call.
 """
 
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,7 +20,8 @@ models_app = typer.Typer(no_args_is_help=True, help="Look at bundles and move th
 app.add_typer(labels_app, name="labels")
 app.add_typer(models_app, name="models")
 
-Model = Annotated[str, typer.Option(help="default, a folder, models:/NAME@ALIAS or models:/NAME/VERSION")]
+_EXIT_CODES = {"bad_rows": 1, "stopped": 3}
+
 TextColumn = Annotated[str, typer.Option(help="column that holds the text")]
 
 
@@ -29,7 +31,7 @@ def main() -> None:
         app()
     except StancewireError as error:
         sys.stderr.write(f"stancewire: {error}\n")
-        sys.exit(2)
+        sys.exit(_EXIT_CODES.get(error.code, 2))
 
 
 @app.command()
@@ -50,25 +52,57 @@ def serve(
 
 @app.command()
 def score(
-    source: Annotated[Path, typer.Argument(help="CSV, TSV, JSONL or Parquet file to read")],
-    target: Annotated[Path, typer.Argument(help="file to write; its ending chooses the kind")],
-    model: Model = "default",
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="IN... OUT", help="files, folders, globs or URLs to read, and what to write"),
+    ],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="default, a folder, models:/NAME@ALIAS or models:/NAME/VERSION; two are compared"),
+    ] = None,
     text_column: TextColumn = "text",
-    overwrite: Annotated[bool, typer.Option(help="replace an existing output")] = False,
-    quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="of the shards: parquet (default), csv, tsv, jsonl, also csv.gz, jsonl.zst …")
+    ] = None,
+    single_file: Annotated[bool, typer.Option("--single-file", help="join the shards of a folder to one file in it")] = False,
+    shard_rows: Annotated[int, typer.Option(min=1, help="rows of a shard: what a crash can cost")] = 20_000,
+    strict: Annotated[bool, typer.Option("--strict", help="fail at the first row that cannot be scored")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the job in OUT; the same call does so by itself")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace an existing output, or start its job anew")] = False,
+    slice_column: Annotated[list[str] | None, typer.Option(help="column to compare two models by; may be repeated")] = None,
+    max_characters: Annotated[int, typer.Option(min=1, help="longer texts become too_long")] = 5000,
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="this process, or Ray Data")] = "local",
+    address: Annotated[str | None, typer.Option(help="Ray cluster; none starts one on this machine")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="engine threads, or Ray actors (default: as many as cores)")] = None,
+    quiet: Annotated[bool, typer.Option(help="no progress, no summary")] = False,
 ) -> None:
-    """Classify every row of a file; all its columns are kept."""
-    from models.classifier import Classifier
+    """Classify every row of an archive; all its columns are kept. Exit code 3: stopped by a signal, and ready to go on."""
     from models.registry import resolve
-    from service.score import score_file
+    from service.batch.files import read_ending
+    from service.batch.job import Options
+    from service.batch.join import Target, shard_ending
+    from service.batch.run import run_job
 
-    with Classifier(resolve(model).bundle) as classifier:
-        summary = score_file(source, target, classifier, text_column=text_column, progress=not quiet, overwrite=overwrite)
-    labels = ", ".join(f"{label} {count}" for label, count in summary.labels.items())
-    rate = summary.rows / summary.seconds if summary.seconds else 0.0
-    typer.echo(f"{summary.rows} rows in {summary.seconds:.1f} s ({rate:.0f}/s): {labels}; not confident {summary.not_confident}")
-    for kind, count in summary.errors.items():
-        typer.echo(f"not scored, {kind}: {count}")
+    if len(paths) < 2:
+        raise UsageError("name at least one input and, last, an output: stancewire score IN... OUT.")
+    if resume and overwrite:
+        raise UsageError("--resume goes on with a job, --overwrite starts it anew. Choose one.")
+    chosen = read_ending(f"x.{format_}") if format_ else None
+    if format_ and chosen is None:
+        raise UsageError(f"--format {format_} is not known. Use parquet, csv, tsv or jsonl, the last three also with .gz or .zst.")
+    target, ending = Target.of(paths[-1], chosen, single=single_file)
+    options = Options(text_column, shard_ending(target, ending), shard_rows, max_characters, tuple(slice_column or ()))
+    bundles = [resolve(name).bundle for name in model or ["default"]]
+    run = None
+    if engine == "ray":
+        from service.batch.on_ray import ray_engine
+
+        run = ray_engine(address, workers)
+    summary = run_job(
+        paths[:-1], target, bundles, options, engine=run, strict=strict, overwrite=overwrite, workers=workers, quiet=quiet
+    )
+    if not quiet:
+        typer.echo(summary.text(), nl=False)
 
 
 @app.command()

@@ -158,7 +158,7 @@ def test_registries_that_cannot_be_opened(tiny_recipe: Path, tmp_path: Path, uri
 
 
 def test_serving_and_scoring_load_no_torch(tiny_bundle: Path) -> None:
-    program = "import sys, service.server, service.score, stancewire.command; print([m for m in sys.modules if m in {names}])"
+    program = "import sys, service.server, service.batch.run, stancewire.command; print([m for m in sys.modules if m in {names}])"
     names = {"torch", "transformers", "datasets", "mlflow", "training"}
     found = subprocess.run([sys.executable, "-c", program.format(names=names)], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
