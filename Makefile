@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # Spinning threads slow each other where programs share cores.
 export GOMP_SPINCOUNT ?= 0
 
-.PHONY: serve test train lint format bench bench-serving bench-quality bench-recipes setup-serve setup-train clean
+.PHONY: serve test train lint format bench bench-serving bench-batch bench-quality bench-recipes setup-serve setup-train clean
 
 serve: setup-serve
 	$(BIN)/stancewire serve
@@ -34,6 +34,10 @@ bench-serving: setup-train
 	$(BIN)/python -m benchmarks.serving.layouts
 	$(BIN)/python -m benchmarks.serving.layers
 
+bench-batch: setup-train
+	$(BIN)/python -m benchmarks.batch --out docs/batch.png
+	$(BIN)/python -m benchmarks.batch.memory
+
 bench-quality: setup-train
 	$(BIN)/python -m benchmarks.quality
 
@@ -55,7 +59,7 @@ $(VENV)/.serve: pyproject.toml | $(VENV)/bin/python
 # torch goes first and by exact version: left to the resolver, a newer and far larger build may come.
 $(VENV)/.train: pyproject.toml requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet -e '.[registry,train]' -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet -e '.[registry,train,ray]' -r requirements-dev.txt
 	@touch $@ $(VENV)/.serve
 
 clean:

@@ -134,5 +134,8 @@ def _keep(fetched: Path, cache: Path) -> Bundle:
 
 
 def _bundle_folder(downloaded: Path) -> Path:
-    inner = downloaded / "bundle"
-    return inner if inner.is_dir() else downloaded
+    """The bundle in what was registered: among the artifacts of an MLflow function, in a folder of its own, or by itself."""
+    for inner in (downloaded / "artifacts" / "bundle", downloaded / "bundle"):
+        if inner.is_dir():
+            return inner
+    return downloaded

@@ -19,6 +19,17 @@ def normalise(text: str) -> str:
     return _SPACE.sub(" ", _CONTROL.sub(" ", unicodedata.normalize("NFC", text))).strip()
 
 
+def fault_of(text: object, max_characters: int) -> str | None:
+    """Why `text` cannot be classified: `empty`, `not_text` (a lone surrogate is none), `too_long`; None where it can."""
+    if text is None:
+        return "empty"
+    if not isinstance(text, str) or has_surrogate(text):
+        return "not_text"
+    if len(text) > max_characters:
+        return "too_long"
+    return None if normalise(text) else "empty"
+
+
 def words(text: str) -> list[str]:
     """Case-folded words without punctuation, for comparing texts."""
     return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())

@@ -21,6 +21,7 @@ from models.errors import RegistryError
 from models.registry import reason, tracking_uri
 from training.config import Recipe
 from training.data import Example
+from training.packaging import write_model
 
 # a database that cannot be opened, or whose driver is not installed, speaks in its own errors
 FAULTS = (MlflowException, SQLAlchemyError, CommandError, ImportError, OSError)
@@ -88,7 +89,9 @@ def log_training(
             mlflow.log_artifacts(str(artifacts))
             client = mlflow.MlflowClient()
             logged = mlflow.initialize_logged_model(name=recipe.name, source_run_id=run.info.run_id, model_type="stancewire-bundle")
-            client.log_model_artifacts(logged.model_id, str(bundle.path), "bundle")
+            with tempfile.TemporaryDirectory() as scratch:
+                write_model(bundle, Path(scratch) / "model")
+                client.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
             mlflow.finalize_logged_model(logged.model_id, "READY")
             client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
             name = recipe.tracking.registered_model

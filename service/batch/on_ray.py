@@ -6,6 +6,7 @@ or there twice. Texts are computed once a shard, not once a job.
 
 import json
 import logging
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,8 @@ from service.batch.job import Counts, Record, Shard
 from service.batch.run import Engine, Job, score_shards
 from service.batch.scorer import AnswerFile, Scorer
 
+_KNOCK_S = 10
+
 
 def ray_engine(address: str | None, actors: int | None) -> Engine:
     """An engine on the Ray cluster at `address`, or on one that is started here and stopped at the end."""
@@ -33,6 +36,7 @@ def ray_engine(address: str | None, actors: int | None) -> Engine:
     def score(job: Job, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Counts]]:
         if not shards:
             return
+        _knock(address)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         try:
             if address is None:  # one core more than there is, for the reading of the list of shards
@@ -70,6 +74,17 @@ def ray_engine(address: str | None, actors: int | None) -> Engine:
             ray.shutdown()
 
     return score
+
+
+def _knock(address: str | None) -> None:
+    """UsageError where nothing listens at `address`: Ray itself would try for minutes."""
+    host, _, port = (address or "auto").rpartition("://")[2].rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_KNOCK_S).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no Ray cluster answers at {address} ({error}). Check --address, such as ray://HOST:10001.") from error
 
 
 class _Actor:

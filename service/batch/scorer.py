@@ -19,7 +19,7 @@ import numpy as np
 
 from models.classifier import Call, Classifier
 from models.schema import FloatArray, Prediction, predict
-from models.text import has_surrogate, normalise
+from models.text import fault_of, normalise
 
 _ASKED = 500  # keys in one query, below SQLite's limit on variables
 _CACHE_KB = 16_000
@@ -104,11 +104,12 @@ class Scorer:
         found: list[str | None] = []
         fresh: dict[bytes, str] = {}
         for place, text in enumerate(texts):
-            normal, fault = (None, faults[place]) if place in faults else self._read(text)
+            fault = faults.get(place) or fault_of(text, self._max_characters)
             found.append(fault)
-            if normal is None:
+            if fault is not None:
                 digests.append(None)
                 continue
+            normal = normalise(text)
             digest = blake2b(normal.encode("utf-8"), digest_size=16).digest()
             digests.append(digest)
             if digest not in self._under_way:
@@ -160,14 +161,3 @@ class Scorer:
             predict(classifier.label_set, row, classifier.bundle.manifest.confidence_threshold, cut)
             for classifier, row, cut in zip(self._classifiers, rows, truncated, strict=True)
         ]
-
-    def _read(self, text: Any) -> tuple[str | None, str | None]:
-        """The normal form of `text`, or why it cannot be classified."""
-        if text is None:
-            return None, "empty"
-        if not isinstance(text, str) or has_surrogate(text):
-            return None, "not_text"
-        if len(text) > self._max_characters:
-            return None, "too_long"
-        normal = normalise(text)
-        return (normal, None) if normal else (None, "empty")

@@ -1,0 +1,1 @@
+"""Archives scored side by side."""
