@@ -19,6 +19,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from models.errors import BundleError, UsageError
+from models.reference import Reference
 from models.schema import LabelSet
 
 MANIFEST = "manifest.json"
@@ -62,6 +63,7 @@ class Manifest(_Strict):
     training_data_sha256: str
     git_commit: str | None = None
     metrics: dict[str, dict[str, float]] = {}
+    reference: Reference | None = None
     engine: EngineEntry
     files: dict[str, FileEntry] = {}
 

@@ -6,6 +6,7 @@ StancewireError
 ├── BundleError     a bundle that is missing, damaged or of an unknown format
 ├── RegistryError   the model registry does not answer or lacks what was asked for
 ├── ExportError     an exported model that does not answer like the trained one
+├── LabelStoreError a label store that cannot be reached or written
 ├── BadRows         rows that cannot be scored, where that is to be a failure
 └── Stopped         a signal asked for a stop; what is finished stays
 """
@@ -54,6 +55,12 @@ class ExportError(StancewireError):
     """An exported model whose answers differ too much from the trained one's."""
 
     code = "export"
+
+
+class LabelStoreError(StancewireError):
+    """A label store that cannot be reached or written."""
+
+    code = "label_store"
 
 
 class BadRows(StancewireError):

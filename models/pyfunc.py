@@ -26,10 +26,10 @@ class StanceModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         threads = int(os.environ.get("STANCEWIRE_ENGINE_THREADS", "0"))
         self.classifier = Classifier.open(Path(context.artifacts["bundle"]), workers=threads or None)
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # MLflow reads hints as a schema
         """One row of results for each text of the first column."""
         column = model_input.iloc[:, 0] if isinstance(model_input, pandas.DataFrame) else pandas.Series(model_input, dtype=object)
-        texts = [text if there else None for text, there in zip(column, column.notna(), strict=True)]
+        texts: list[Any] = [text if there else None for text, there in zip(column, column.notna(), strict=True)]
         faults = [fault_of(text, _MAX_CHARACTERS) for text in texts]
         found = iter(self.classifier.classify([text for text, fault in zip(texts, faults, strict=True) if fault is None]))
         labels = self.classifier.label_set.labels
@@ -41,7 +41,7 @@ class StanceModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
                 row |= {name: getattr(prediction, name) for name in ("label", "score", "confident", "truncated")}
                 row |= {f"p_{label}": prediction.probabilities[label] for label in labels}
             rows.append(row)
-        return pandas.DataFrame(rows, columns=columns(labels))
+        return pandas.DataFrame(rows, columns=columns(labels), dtype=object)  # so that nothing stays None and never becomes NaN
 
 
 def columns(labels: Sequence[str]) -> list[str]:

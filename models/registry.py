@@ -9,8 +9,10 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
 from models.errors import BundleError, RegistryError
@@ -44,10 +46,54 @@ def resolve(model: str) -> Source:
     return Source(bundle, bundle.manifest.version)
 
 
+def peek(model: str) -> str | None:
+    """The bundle id that `model` means in the registry now, without fetching it; None where its version does not say, or where
+    `model` is no registry name. RegistryError where the registry does not answer."""
+    if not model.startswith("models:"):
+        return None
+    with reaching(model) as client:
+        found = _version(client, model)
+        return str(found.tags["bundle_id"]) if "bundle_id" in found.tags else None
+
+
+def follows(model: str) -> bool:
+    """Whether what `model` means may change: an alias in the registry."""
+    match = _REGISTERED.fullmatch(model)
+    return match is not None and match["alias"] is not None
+
+
 def _download(model: str) -> Source:
+    with reaching(model) as client:
+        import mlflow
+
+        uri = tracking_uri()
+        found = _version(client, model)
+        cache = _cache()
+        bundle = _kept(cache, str(found.tags.get("bundle_id")))
+        if bundle is None:
+            mlflow.set_tracking_uri(uri)
+            staging = tempfile.mkdtemp(dir=cache)
+            try:
+                origin = found.source or f"models:/{found.name}/{found.version}"
+                fetched = mlflow.artifacts.download_artifacts(artifact_uri=origin, dst_path=staging, tracking_uri=uri)
+                bundle = _keep(_bundle_folder(Path(fetched)), cache)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+        return Source(bundle, str(found.version))
+
+
+def _version(client: Any, model: str) -> Any:
     match = _REGISTERED.fullmatch(model)
     if match is None:
         raise RegistryError(f"{model!r} is not a registry name. Write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    name, alias = match["name"], match["alias"]
+    version = client.get_model_version_by_alias(name, alias).version if alias else match["version"]
+    return client.get_model_version(name, str(version))
+
+
+@contextlib.contextmanager
+def reaching(model: str) -> Iterator[Any]:
+    """A client of the registry in use, whose errors become RegistryError; `model` is what is asked of it."""
     uri = tracking_uri()
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise RegistryError(f"there is no registry at {uri}. Set MLFLOW_TRACKING_URI, or run `stancewire train` first.")
@@ -61,20 +107,7 @@ def _download(model: str) -> Source:
     except ImportError as error:
         raise RegistryError(f"MLflow cannot be loaded ({error}). Run `pip install stancewire[registry]`.") from error
     try:
-        client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-        name, alias = match["name"], match["alias"]
-        version = client.get_model_version_by_alias(name, alias).version if alias else match["version"]
-        found = client.get_model_version(name, str(version))
-        cache = _cache()
-        bundle = _kept(cache, str(found.tags.get("bundle_id")))
-        if bundle is None:
-            mlflow.set_tracking_uri(uri)
-            staging = tempfile.mkdtemp(dir=cache)
-            origin = found.source or f"models:/{name}/{version}"
-            fetched = mlflow.artifacts.download_artifacts(artifact_uri=origin, dst_path=staging, tracking_uri=uri)
-            bundle = _keep(_bundle_folder(Path(fetched)), cache)
-            shutil.rmtree(staging)
-        return Source(bundle, str(version))
+        yield mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
     except ImportError as error:
         raise RegistryError(
             f"{uri} needs a package that is not installed ({error}). Run `pip install stancewire[registry]` for a local database; "

@@ -29,8 +29,10 @@ class Answers:
         self._head = b'{"model":' + name.model_dump_json().encode() + b',"results":'
         self._tail = b',"model":' + json.dumps(self.bundle.id).encode() + b"}\n"
 
-    async def request(self, asked: ClassifyRequest, timeout_s: float, gone: "asyncio.Future[None]") -> bytes:
-        """The body of the answer to `asked`; the errors are those of `Batcher.classify`."""
+    async def request(
+        self, asked: ClassifyRequest, timeout_s: float, gone: "asyncio.Future[None]"
+    ) -> tuple[list[Prediction], bytes]:
+        """The predictions for `asked` and the body of the answer; the errors are those of `Batcher.classify`."""
         if not asked.explain:
             predictions = await self.batcher.classify(asked.sentences, timeout_s, gone)
             results = _PLAIN.dump_json(predictions)
@@ -53,7 +55,7 @@ class Answers:
                 ]
             )
         self._telemetry.count(predictions)
-        return self._head + results + b"}"
+        return predictions, self._head + results + b"}"
 
     async def line(self, asked: StreamLine) -> bytes:
         """The line that answers `asked`, when the queue has had room for it."""

@@ -96,6 +96,24 @@ class ModelResponse(_Shape):
     confidence_threshold: float
     metrics: dict[str, dict[str, float]]
     card: str
+    following: "FollowingBody | None" = Field(description="how the service keeps up with the registry; null where it does not")
+
+
+class FollowingBody(_Shape):
+    """The alias that is followed, when it was last looked at (UTC), models taken over so far, and what went wrong last."""
+
+    model: str
+    asked: str | None
+    swaps: int
+    error: str | None
+
+
+class ReloadResponse(_Shape):
+    """Whether another model was taken over, and which one answers now."""
+
+    swapped: bool
+    version: str
+    id: str
 
 
 class ProblemBody(_Shape):

@@ -4,7 +4,7 @@ import asyncio
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from types import FrameType
@@ -13,13 +13,19 @@ from fastapi import FastAPI
 
 from models.classifier import Classifier
 from models.cores import usable_cores
-from models.registry import Source, resolve
+from models.registry import Source, follows, resolve
 from service import errors
-from service.answers import Answers
-from service.batcher import Batcher
+from service.auth import Keys
 from service.body import BodyLimit
+from service.drift import Drift
+from service.errors import Problem
+from service.labels import Labels
+from service.labels import router as labels_router
+from service.page import router as page_router
 from service.routes import router
 from service.settings import Settings, load_settings
+from service.shadow import Shadow
+from service.slot import Slot, followed
 from service.telemetry import Observe, Telemetry
 
 STREAMS = frozenset({"/v1/classify/stream"})
@@ -61,22 +67,32 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        opened: AbstractContextManager[Classifier]
-        if isinstance(source, Opened):
-            version, opened = source.version, nullcontext(source.classifier)
-        else:
+        workers = chosen.engine_threads or max(1, usable_cores() // chosen.workers)
+        slot = Slot(chosen.model, telemetry, workers=workers, max_queued_tokens=chosen.max_queued_tokens)
+
+        def open_first() -> tuple[Classifier, str]:
+            if isinstance(source, Opened):
+                return source.classifier, source.version
             found = source or resolve(chosen.model)
-            version, opened = found.version, Classifier(found.bundle, workers=chosen.engine_threads or None)
-        with opened as classifier:
-            classifier.warm()
-            workers = chosen.engine_threads or max(1, usable_cores() // chosen.workers)
-            batcher = Batcher(classifier, workers=workers, max_queued_tokens=chosen.max_queued_tokens)
-            telemetry.model.labels(classifier.bundle.manifest.name, version, classifier.bundle.id).set(1)
-            app.state.answers = Answers(batcher, version, telemetry)
-            _delay_stops(app, chosen.drain_delay_s)
+            return Classifier(found.bundle, workers=workers), found.version
+
+        await slot.fill(open_first)
+        app.state.slot = slot
+        if chosen.shadow is not None:
+            app.state.shadow = Shadow(chosen.shadow, chosen.shadow_share, telemetry, slot.waiting)
+        _delay_stops(app, chosen.drain_delay_s)
+        async with followed(slot, chosen.follow_s if follows(chosen.model) else 0):
+            flushing = asyncio.ensure_future(app.state.labels.keep_flushing()) if chosen.remember_unsure else None
             yield
-            app.state.answers = None
-            batcher.close()
+            if flushing is not None:
+                flushing.cancel()
+                with suppress(Problem):
+                    await app.state.labels.flush()
+        if app.state.shadow is not None:
+            await asyncio.to_thread(app.state.shadow.close)
+        app.state.labels.close()
+        app.state.slot = None
+        await slot.close()
 
     app = FastAPI(
         title="Stancewire",
@@ -87,9 +103,15 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
     )
     app.state.settings = chosen
     app.state.telemetry = telemetry
-    app.state.answers = None
+    app.state.slot = None
+    app.state.shadow = None
+    app.state.drift = Drift(chosen.drift_window, telemetry)
+    app.state.labels = Labels(chosen)
+    app.state.keys = Keys.load(chosen.api_keys_file, open_classify=chosen.open_classify)
     app.state.draining = False
     app.include_router(router)
+    app.include_router(labels_router)
+    app.include_router(page_router)
     errors.install(app)
     app.add_middleware(BodyLimit, max_bytes=chosen.max_body_bytes, timeout_s=chosen.body_timeout_s, endless=STREAMS)
     app.add_middleware(Observe, telemetry=telemetry)

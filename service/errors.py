@@ -4,6 +4,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -59,6 +60,16 @@ def problem_response(
         errors=None if pointer is None else [{"pointer": pointer, "detail": detail}],
     )
     return Response(body.model_dump_json(exclude_none=True), status, dict(headers or {}), MEDIA_TYPE)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route says in its documentation of the problems that it answers with."""
+    return {status: {"content": {MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}}} for status in statuses}
+
+
+def log_problem(problem: Problem) -> None:
+    """Say in the log what no caller is there to be told."""
+    _log.warning("%s: %s", problem.code, problem.detail)
 
 
 def install(app: FastAPI) -> None:

@@ -16,6 +16,7 @@ from models.classifier import Classifier
 from models.errors import UsageError
 from models.registry import Source, resolve
 from service.app import Opened, create_app
+from service.auth import Keys
 from service.protocol import GuardedConfig
 from service.settings import Settings
 
@@ -34,6 +35,7 @@ def run_server(settings: Settings) -> None:
                 _announce(source, listener)
                 uvicorn.Server(_config(settings, app)).run(sockets=[listener])
         else:
+            Keys.load(settings.api_keys_file, open_classify=settings.open_classify)
             Classifier(source.bundle).close()  # what is wrong with it is said here, once
             _announce(source, listener)
             # the bundle is verified and local by now, and a process of its own opens it: no registry is asked again

@@ -15,7 +15,7 @@ from models.documents import read_yaml
 from models.errors import UsageError
 
 PREFIX = "STANCEWIRE_"
-_OTHER_VARIABLES = frozenset({"STANCEWIRE_CONFIG", "STANCEWIRE_DATABASE_URL"})
+_OTHER_VARIABLES = frozenset({"STANCEWIRE_CONFIG"})
 
 
 class Settings(BaseSettings):
@@ -45,6 +45,19 @@ class Settings(BaseSettings):
     engine_threads: int = Field(
         0, ge=0, description="engine threads of a process; 0 shares the cores, or a container's quota, among them"
     )
+    follow_s: float = Field(
+        30,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds between looks at where a registry's alias points now; 0 never looks",
+    )
+    api_keys_file: Path | None = Field(None, description="YAML file of API keys, as `stancewire keys new` writes it")
+    shadow: str | None = Field(None, description="model that scores a sample of the traffic too, such as models:/stance@challenger")
+    shadow_share: float = Field(0.1, gt=0, le=1, description="share of the sentences that the shadow scores")
+    drift_window: int = Field(2000, ge=100, description="sentences after which the traffic is compared with the model's reference")
+    database_url: str = Field("sqlite:///labels.db", description="the label store: sqlite:///FILE or postgresql://...")
+    remember_unsure: bool = Field(False, description="keep sentences that the model was not sure of, for the labelling queue")
+    open_classify: bool = Field(False, description="without a file of keys, let other machines classify too")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 
     @classmethod

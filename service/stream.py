@@ -12,10 +12,11 @@ from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from service.answers import Answers, error_line
+from service.answers import error_line
 from service.errors import Problem
 from service.request import check_line, read_line
 from service.settings import Settings
+from service.slot import Slot
 
 MEDIA_TYPE = "application/x-ndjson"
 WINDOW = 64
@@ -47,7 +48,7 @@ def check_stream(content_type: str) -> None:
         raise Problem(415, "wrong_content_type", f"Send one JSON object a line, with the header Content-Type: {MEDIA_TYPE}.")
 
 
-async def answer_stream(request: Request, answers: Answers, settings: Settings) -> AsyncGenerator[bytes]:
+async def answer_stream(request: Request, slot: Slot, settings: Settings) -> AsyncGenerator[bytes]:
     """The lines of the answer, as they become ready."""
     under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(WINDOW)
 
@@ -57,7 +58,7 @@ async def answer_stream(request: Request, answers: Answers, settings: Settings) 
             async for line in split_lines(request.stream(), settings.max_body_bytes):
                 number += 1
                 if line is None or line.strip():
-                    await under_way.put(asyncio.ensure_future(_answer(line, number, answers, settings)))
+                    await under_way.put(asyncio.ensure_future(_answer(line, number, slot, settings)))
         except Problem as problem:  # the next part of the body did not come in time
             await under_way.put(asyncio.ensure_future(_say(problem, number + 1)))
         finally:
@@ -98,14 +99,15 @@ async def split_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator
         yield None if skipping else bytes(kept)
 
 
-async def _answer(line: bytes | None, number: int, answers: Answers, settings: Settings) -> bytes:
+async def _answer(line: bytes | None, number: int, slot: Slot, settings: Settings) -> bytes:
     asked = None
     try:
         if line is None:
             raise Problem(413, "line_too_large", f"The line is over {settings.max_body_bytes} bytes. Send one sentence a line.")
         asked = read_line(line)
         check_line(asked, settings)
-        return await answers.line(asked)
+        with slot.lease() as answers:
+            return await answers.line(asked)
     except Problem as problem:
         return error_line(problem, number, asked)
 

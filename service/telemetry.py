@@ -27,6 +27,17 @@ class Telemetry:
         self.truncated = Counter("stancewire_truncated", "Sentences longer than the model reads", registry=self._registry)
         self.model = Gauge("stancewire_model_info", "The model that answers", ["name", "version", "id"], registry=self._registry)
 
+        self.swaps = Counter("stancewire_swaps", "Models taken over from the registry", registry=self._registry)
+        self.swap_failures = Counter(
+            "stancewire_swap_failures", "Times that a model could not be taken over", registry=self._registry
+        )
+        self.shadow = Counter(
+            "stancewire_shadow_sentences", "Sentences scored in the shadow too", ["label", "shadow_label"], registry=self._registry
+        )
+        self.drift = Gauge(
+            "stancewire_drift", "Population stability index of the last window", ["dimension"], registry=self._registry
+        )
+        self.retrain_due = Gauge("stancewire_retrain_due", "1 where the traffic has moved much", registry=self._registry)
         self.computed = Gauge("stancewire_engine_sentences", "Sentences the engine has computed", registry=self._registry)
         self.queued_tokens = Gauge("stancewire_queued_tokens", "Tokens that wait for the engine", registry=self._registry)
 

@@ -4,8 +4,6 @@ Exit codes: 0 done, 1 the data has problems, 2 a wrong call or a thing that is m
 by a signal before the end, to be continued by the same call.
 """
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,12 +11,15 @@ from typing import Annotated, Literal
 import typer
 
 from models.errors import StancewireError, UsageError
+from stancewire.keys_command import keys_app
+from stancewire.labels_command import labels_app
+from stancewire.models_command import models_app
+from stancewire.training_packages import need_training
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-labels_app = typer.Typer(no_args_is_help=True, help="Look after files of labelled quotes.")
-models_app = typer.Typer(no_args_is_help=True, help="Look at bundles and move them.")
 app.add_typer(labels_app, name="labels")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 
 _EXIT_CODES = {"bad_rows": 1, "stopped": 3}
 
@@ -41,12 +42,13 @@ def serve(
     host: Annotated[str | None, typer.Option(help="address to bind")] = None,
     port: Annotated[int | None, typer.Option(help="port to bind")] = None,
     workers: Annotated[int | None, typer.Option(help="processes that share the port")] = None,
+    shadow: Annotated[str | None, typer.Option(help="a model that scores a sample of the traffic too")] = None,
 ) -> None:
     """Answer HTTP."""
     from service.server import run_server
     from service.settings import load_settings
 
-    given = {"model": model, "host": host, "port": port, "workers": workers}
+    given = {"model": model, "host": host, "port": port, "workers": workers, "shadow": shadow}
     run_server(load_settings(config, **{key: value for key, value in given.items() if value is not None}))
 
 
@@ -106,19 +108,57 @@ def score(
 
 
 @app.command()
+def drift(
+    data: Annotated[list[str], typer.Argument(help="files, folders, globs or URLs of texts, such as last month's archive")],
+    model: Annotated[str, typer.Option(help="default, a folder, models:/NAME@ALIAS or models:/NAME/VERSION")] = "default",
+    text_column: TextColumn = "text",
+) -> None:
+    """How far texts have moved from what a model was measured on; exit code 1 where a retrain is due."""
+    from models.classifier import Classifier
+    from models.reference import MUCH, count
+    from models.reference import drift as measure
+    from models.registry import resolve
+    from service.batch.texts import usable_texts
+
+    bundle = resolve(model).bundle
+    if bundle.manifest.reference is None:
+        raise UsageError(f"{model} carries no reference to compare with. Train it anew with this release.")
+    texts = usable_texts(data, text_column)
+    with Classifier(bundle) as classifier:
+        found = count(classifier.label_set.labels, texts, classifier.classify(texts))
+    moved = measure(bundle.manifest.reference, found)
+    for dimension, index in moved.items():
+        typer.echo(f"{dimension:<12}{index:>8.3f}  {'moved much' if index > MUCH else ''}".rstrip())
+    due = max(moved.values()) > MUCH
+    typer.echo(f"{len(texts)} texts: " + ("a retrain is due" if due else "no retrain is due"))
+    if due:
+        raise typer.Exit(1)
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as configs/train/default.yaml")],
-    data: Annotated[list[Path] | None, typer.Option(help="labelled file, instead of the recipe's; may be repeated")] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="labelled file, instead of the recipe's; may be repeated. labels:latest adds the label store to either"),
+    ] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value, such as fit.epochs=3; may be repeated")] = None,
     resume: Annotated[bool, typer.Option(help="go on from the last epoch of a killed run")] = False,
     promote: Annotated[bool, typer.Option(help="also set the alias champion")] = False,
     quiet: Annotated[bool, typer.Option(help="no progress bar")] = False,
 ) -> None:
     """Fine-tune, calibrate, evaluate, export and register a model."""
-    _need_training()
+    need_training()
     from training.config import load_recipe
 
-    loaded = load_recipe(recipe, set_ or [], data or [])
+    files = [path for path in data or () if not str(path).startswith("labels:")]
+    loaded = load_recipe(recipe, set_ or [], files)
+    if len(files) < len(data or ()):
+        from service.settings import load_settings
+        from training.snapshot import with_labels
+
+        loaded, snapshot = with_labels(loaded, load_settings().database_url)
+        typer.echo(str(snapshot))
     from training.pipeline import train as run
     from training.report import table
 
@@ -146,7 +186,7 @@ def tune(
     quiet: Annotated[bool, typer.Option(help="no progress bars")] = False,
 ) -> None:
     """Search a recipe's values, judged on validation; resumable, and several processes may share one study."""
-    _need_training()
+    need_training()
     from training.config import load_recipe
     from training.tune import load_space
     from training.tune import tune as run
@@ -177,70 +217,9 @@ def evaluate(
     behaviour: Annotated[Path | None, typer.Option(help="also run a behaviour suite, such as configs/behaviour.yaml")] = None,
 ) -> None:
     """Measure one model, or several side by side, on labelled rows."""
-    _need_training()
+    need_training()
     from training.compare import evaluate_models
 
     typer.echo(
         evaluate_models(model, [str(path) for path in data], out, text_column, label_column, explained=explain, behaviour=behaviour)
     )
-
-
-@labels_app.command()
-def check(
-    files: Annotated[list[Path], typer.Argument(help="JSONL, CSV or TSV files")],
-    label: Annotated[list[str] | None, typer.Option(help="a label of the set, in place of the default three; repeat")] = None,
-    text_column: TextColumn = "text",
-    label_column: Annotated[str, typer.Option(help="column that holds the label")] = "label",
-) -> None:
-    """Check labelled files: each problem with file, line and the fix; exit code 1 where there is one."""
-    from models.schema import LabelSet
-    from training.check import check_files
-
-    try:
-        label_set = LabelSet(labels=tuple(label)) if label else LabelSet()
-    except ValueError as error:
-        raise UsageError(f"--label: {error}.") from error
-    report = check_files(files, label_set, text_column=text_column, label_column=label_column)
-    for problem in report.problems:
-        typer.echo(str(problem))
-    for agreement in report.agreement:
-        typer.echo(str(agreement))
-    counts = ", ".join(f"{name} {count}" for name, count in report.labels.items())
-    typer.echo(f"{report.rows} rows ({counts}), {len(report.problems)} problems")
-    if report.problems:
-        raise typer.Exit(1)
-
-
-@models_app.command()
-def show(model: Annotated[str, typer.Argument(help="default, a folder, models:/NAME@ALIAS or models:/NAME/VERSION")]) -> None:
-    """Verify a model and print its manifest."""
-    from models.registry import resolve
-
-    source = resolve(model)
-    content = source.bundle.manifest.model_dump(mode="json")
-    typer.echo(json.dumps({"id": source.bundle.id, "registry_version": source.version, **content}, indent=2, ensure_ascii=False))
-
-
-@models_app.command()
-def pack(
-    model: Annotated[str, typer.Argument(help="default, a folder, models:/NAME@ALIAS or models:/NAME/VERSION")],
-    target: Annotated[Path, typer.Argument(help="folder to write")],
-) -> None:
-    """Write a bundle without its training weights: what a service needs and no more."""
-    from models.bundle import copy_bundle
-    from models.registry import resolve
-
-    bundle = copy_bundle(resolve(model).bundle, target, weights=False)
-    size = sum(entry.bytes for entry in bundle.manifest.files.values()) / 1e6
-    typer.echo(f"{target}: {size:.1f} MB, id {bundle.id[:12]}")
-
-
-def _need_training() -> None:
-    # The hub answers no one behind a closed network; a base that is already here must not wait for it.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    try:
-        import torch  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "training needs the training packages. Run `make setup-train`, or `pip install 'stancewire[train]'`."
-        ) from error

@@ -102,7 +102,7 @@ def serving(tmp_path: Path) -> Serving:
     """Starts the real server on a port of its own choice: `with serving(model, **settings) as (process, port)`."""
 
     @contextmanager
-    def serve(model: Path, **settings: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    def serve(model: Path | str, **settings: object) -> Iterator[tuple[subprocess.Popen[str], int]]:
         config = tmp_path / "service.yaml"
         config.write_text(json.dumps({"port": 0, **settings}), "utf-8")
         command = [sys.executable, "-m", "stancewire", "serve", "--config", str(config), "--model", str(model)]

@@ -1,6 +1,10 @@
-"""How far two annotators agree: Cohen's kappa (Cohen, 1960), 1 for always and 0 for what chance alone would give."""
+"""How far annotators agree: Cohen's kappa of two (Cohen, 1960), Krippendorff's alpha of any number (Krippendorff, 2004).
 
-from collections.abc import Sequence
+Both are 1 for always and 0 for what chance alone would give.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sklearn.metrics import cohen_kappa_score
@@ -38,3 +42,32 @@ def _measure(part: str, pairs: Sequence[tuple[str, str]]) -> Agreement:
     used = {label for pair in pairs for label in pair}
     kappa = float(cohen_kappa_score(*zip(*pairs, strict=True))) if len(used) > 1 else None
     return Agreement(part, len(pairs), same, kappa)
+
+
+def agreement_of_pairs(given: Mapping[str, Mapping[str, str]]) -> list[Agreement]:
+    """Agreement of every two annotators on what both labelled; `given` maps annotator to item to label."""
+    names = sorted(given)
+    found = []
+    for place, first in enumerate(names):
+        for second in names[place + 1 :]:
+            both = [(given[first][item], given[second][item]) for item in given[first] if item in given[second]]
+            if both:
+                found.append(_measure(f"{first} and {second}", both))
+    return found
+
+
+def krippendorff_alpha(items: Sequence[Sequence[str]]) -> float | None:
+    """Alpha for nominal labels; `items` holds the labels that each item was given. None where it is not defined: nothing was
+    labelled twice, or one label only was used."""
+    paired = [labels for labels in items if len(labels) > 1]
+    total = sum(len(labels) for labels in paired)
+    uses = Counter(label for labels in paired for label in labels)
+    expected = total * (total - 1) - sum(count * (count - 1) for count in uses.values())
+    if not expected:
+        return None
+    observed = 0.0
+    for labels in paired:
+        counts = Counter(labels)
+        alike = sum(count * (count - 1) for count in counts.values())
+        observed += (len(labels) * (len(labels) - 1) - alike) / (len(labels) - 1)
+    return 1 - (total - 1) * observed / expected

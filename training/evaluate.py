@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.classifier import Classifier
 from models.errors import UsageError
+from models.reference import Reference, count
 from models.schema import FloatArray, LabelSet
 from training.data import Example
 from training.metrics import IntArray, Scores, bootstrap_interval, bootstrap_macro_f1, measure
@@ -18,12 +19,13 @@ MIN_SLICE_ROWS = 10
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Served probabilities, shape (rows, labels), the true positions, shape (rows,), and the scores."""
+    """Served probabilities, shape (rows, labels), the true positions, shape (rows,), the scores, and what the answers look like."""
 
     probabilities: FloatArray
     truth: IntArray
     scores: Scores
     not_confident: float
+    reference: Reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,9 @@ def evaluate(classifier: Classifier, examples: Sequence[Example]) -> Evaluation:
     predictions = classifier.classify([example.text for example in examples])
     probabilities = np.array([[prediction.probabilities[label] for label in labels.labels] for prediction in predictions])
     truth = np.array([labels.index(example.label) for example in examples], dtype=np.int64)
+    reference = count(labels.labels, [example.text for example in examples], predictions)
     unsure = sum(not prediction.confident for prediction in predictions) / len(predictions)
-    return Evaluation(probabilities, truth, measure(probabilities, truth, labels.labels, make_slices(examples)), unsure)
+    return Evaluation(probabilities, truth, measure(probabilities, truth, labels.labels, make_slices(examples)), unsure, reference)
 
 
 def make_slices(examples: Sequence[Example]) -> dict[str, NDArray[np.bool_]]:

@@ -178,7 +178,7 @@ def _build(
     if behaviour is not None:
         say(behaviour.table())
         metrics["behaviour"] = {name: round(share, 6) for name, share in behaviour.shares().items()}
-    full = manifest.model_copy(update={"metrics": metrics})
+    full = manifest.model_copy(update={"metrics": metrics, "reference": evaluation.reference})
     card = model_card(
         full, evaluation, {side: len(examples) for side, examples in split.sides().items()}, others, behaviour, recipe.data.note
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from mlflow.entities import LoggedModelOutput
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from models.aliases import CHALLENGER
+from models.aliases import promote as move_champion
 from models.bundle import Bundle
 from models.errors import RegistryError
 from models.registry import reason, tracking_uri
@@ -25,6 +28,8 @@ from training.packaging import write_model
 
 # a database that cannot be opened, or whose driver is not installed, speaks in its own errors
 FAULTS = (MlflowException, SQLAlchemyError, CommandError, ImportError, OSError)
+
+_UNNAMEABLE = re.compile(r"[^\w./: -]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,29 +92,45 @@ def log_training(
                 mlflow.log_metrics({key: value for key, value in entry.items() if key not in ("step", "epoch")}, step=step)
             mlflow.log_metrics(dict(metrics))
             mlflow.log_artifacts(str(artifacts))
-            client = mlflow.MlflowClient()
-            logged = mlflow.initialize_logged_model(name=recipe.name, source_run_id=run.info.run_id, model_type="stancewire-bundle")
-            with tempfile.TemporaryDirectory() as scratch:
-                write_model(bundle, Path(scratch) / "model")
-                client.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
-            mlflow.finalize_logged_model(logged.model_id, "READY")
-            client.log_outputs(run.info.run_id, [LoggedModelOutput(logged.model_id, step=0)])
             name = recipe.tracking.registered_model
-            version = mlflow.register_model(f"models:/{logged.model_id}", name, tags={"bundle_id": bundle.id})
-            client.set_registered_model_alias(name, "challenger", str(version.version))
-            if promote:
-                client.set_registered_model_alias(name, "champion", str(version.version))
-        return Registered(run.info.run_id, logged.model_id, name, str(version.version))
+            model_id, version = _register(bundle, name, run.info.run_id)
+            mlflow.MlflowClient().log_outputs(run.info.run_id, [LoggedModelOutput(model_id, step=0)])
+        if promote:
+            move_champion(name, int(version), force=True, why="stancewire train --promote")
+        return Registered(run.info.run_id, model_id, name, version)
     except FAULTS as error:
         raise RegistryError(f"MLflow at {uri} refused: {reason(error)}. The bundle is kept in {bundle.path}.") from error
 
 
+def register(bundle: Bundle, name: str, experiment: str = "stancewire") -> str:
+    """Register a bundle that was trained elsewhere, as the challenger of `name`; its version. RegistryError where that fails."""
+    uri = connect()
+    try:
+        mlflow.set_experiment(experiment)
+        return _register(bundle, name, None)[1]
+    except FAULTS as error:
+        raise RegistryError(f"MLflow at {uri} refused: {reason(error)}. Check MLFLOW_TRACKING_URI and the name.") from error
+
+
+def _register(bundle: Bundle, name: str, run_id: str | None) -> tuple[str, str]:
+    """The logged model's id and the version that it became, with the alias `challenger`."""
+    client = mlflow.MlflowClient()
+    logged = mlflow.initialize_logged_model(name=bundle.manifest.name, source_run_id=run_id, model_type="stancewire-bundle")
+    with tempfile.TemporaryDirectory() as scratch:
+        write_model(bundle, Path(scratch) / "model")
+        client.log_model_artifacts(logged.model_id, str(Path(scratch) / "model"))
+    mlflow.finalize_logged_model(logged.model_id, "READY")
+    version = mlflow.register_model(f"models:/{logged.model_id}", name, tags={"bundle_id": bundle.id})
+    client.set_registered_model_alias(name, CHALLENGER, str(version.version))
+    return logged.model_id, str(version.version)
+
+
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys as one level of dotted ones."""
+    """Nested keys as one level of dotted ones, in the characters that MLflow takes."""
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[_UNNAMEABLE.sub("_", prefix + key)] = value
     return flat

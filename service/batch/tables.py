@@ -20,6 +20,7 @@ from service.batch.text_rows import CsvRows, JsonlRows, Lines, Mark
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _MISSING = object()
+_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,15 @@ def read_chunks(source: Source, text_column: str, start: Mark, rows: int, size: 
                     raise UsageError(f"{source.shown} became shorter while it was read. Leave it alone, and run the job again.")
                 rows -= len(kept)
                 yield Chunk(lines, kept, faults)
+
+
+def read_rows(source: Source, text_column: str) -> Iterator[tuple[int, dict[str, Any], str | None]]:
+    """Every row of a file with its line (row number in Parquet), and what is wrong with it, if anything is."""
+    extent = scan(source, text_column, 1 << 62, typed=False)
+    for mark in extent.marks:
+        for chunk in read_chunks(source, text_column, mark, extent.rows, _ROWS_AT_ONCE):
+            for place, (line, row) in enumerate(zip(chunk.lines, chunk.records(), strict=True)):
+                yield line, row, chunk.faults.get(place)
 
 
 def _open(source: Source, stream: IO[bytes], text_column: str) -> JsonlRows | CsvRows:

@@ -20,7 +20,7 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def client(tiny_bundle: Path) -> Iterator[TestClient]:
     settings = Settings(model=str(tiny_bundle), max_sentences=40, max_characters=500, max_body_bytes=20_000)
-    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), client=("127.0.0.1", 50_000), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -158,7 +158,9 @@ def test_model_health_metrics_and_docs(client: TestClient, tiny_bundle: Path) ->
 
 
 def test_before_start_up_nothing_is_ready(tiny_bundle: Path) -> None:
-    client = TestClient(create_app(Settings(model=str(tiny_bundle))))  # without `with`, the lifespan does not run
+    client = TestClient(
+        create_app(Settings(model=str(tiny_bundle))), client=("127.0.0.1", 50_000)
+    )  # without `with`, the lifespan does not run
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 503
     answer = client.post("/v1/classify", json={"sentences": ["a"]})

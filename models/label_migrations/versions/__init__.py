@@ -1,0 +1,1 @@
+"""Migrations of the label store's tables, run by alembic when a store is opened."""

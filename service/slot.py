@@ -1,0 +1,195 @@
+"""The model that answers now, and how another takes its place between two requests.
+
+A candidate is fetched, verified, opened and warmed in a thread, while the model in the slot goes on answering; then one assignment
+swaps them. The old one is closed when the last request that began with it has its answer: every answer comes from one model. Where
+anything is wrong with the candidate or the registry, the old one keeps answering, and the reason is in the log, in the metrics and
+in `/v1/model`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from fastapi import Request
+
+from models.classifier import Classifier
+from models.errors import StancewireError, UsageError
+from models.registry import Source, peek, resolve
+from service.answers import Answers
+from service.batcher import Batcher
+from service.errors import Problem
+from service.telemetry import Telemetry
+
+_log = logging.getLogger("stancewire")
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """How the slot keeps up with the registry: when it last asked (UTC, ISO 8601), swaps so far, and what went wrong last, if that
+    was at the last time."""
+
+    model: str
+    asked: str | None = None
+    swaps: int = 0
+    error: str | None = None
+
+
+class _Held:
+    """A model in use: `leases` requests are under way with it."""
+
+    def __init__(self, classifier: Classifier, answers: Answers) -> None:
+        self.classifier, self.answers = classifier, answers
+        self.leases = 0
+        self.free = asyncio.Event()
+        self.free.set()
+
+
+class Slot:
+    """Holds the model that answers; everything but the opening of models happens on the event loop."""
+
+    def __init__(self, model: str, telemetry: Telemetry, *, workers: int, max_queued_tokens: int) -> None:
+        self._telemetry = telemetry
+        self._workers, self._max_queued_tokens = workers, max_queued_tokens
+        self._held: _Held | None = None
+        self._turn = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        self.following = Following(model)
+
+    @property
+    def answers(self) -> Answers | None:
+        """The model that answers now; None before the first and after the last."""
+        return self._held.answers if self._held is not None else None
+
+    def waiting(self) -> int:
+        """Tokens that wait for the engine."""
+        return self._held.answers.batcher.queued_tokens if self._held is not None else 0
+
+    @contextlib.contextmanager
+    def lease(self) -> Iterator[Answers]:
+        """The model that answers now, kept open while the block runs; Problem `not_ready` where there is none."""
+        held = self._held
+        if held is None:
+            raise _not_ready()
+        held.leases += 1
+        held.free.clear()
+        try:
+            yield held.answers
+        finally:
+            held.leases -= 1
+            if not held.leases:
+                held.free.set()
+
+    async def fill(self, open_first: Callable[[], tuple[Classifier, str]]) -> None:
+        """Put the first model in; what `open_first` raises is the caller's."""
+        classifier, version = await asyncio.to_thread(open_first)
+        await asyncio.to_thread(classifier.warm)
+        self._put(classifier, version)
+
+    async def ask(self) -> bool:
+        """Ask the registry once, and swap where it means another bundle now; whether it did.
+
+        Problem `swap_failed` where that cannot be done; the model in the slot stays.
+        """
+        async with self._turn:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            model, swaps = self.following.model, self.following.swaps
+            try:
+                swapped = await self._ask(model)
+            except (StancewireError, OSError, MemoryError) as error:
+                self._telemetry.swap_failures.inc()
+                if self.following.error != str(error):  # once, not at every time it is asked
+                    _log.error("%s was not taken over, the model before goes on answering: %s", model, error)
+                self.following = Following(model, now, swaps, str(error))
+                raise Problem(502, "swap_failed", f"The model stays as it is: {error}") from error
+            self.following = Following(model, now, swaps + swapped)
+            return swapped
+
+    async def _ask(self, model: str) -> bool:
+        held = self._held
+        if held is None:
+            return False
+        current = held.classifier.bundle
+        if await asyncio.to_thread(peek, model) == current.id:
+            return False
+        source = await asyncio.to_thread(resolve, model)
+        if source.bundle.id == current.id:
+            return False
+        known, new = current.manifest.label_set, source.bundle.manifest.label_set
+        if new != known:
+            raise UsageError(
+                f"version {source.version} has the labels {', '.join(new.labels)} and not {', '.join(known.labels)}. "
+                "Start a service of its own for other labels."
+            )
+        classifier = await asyncio.to_thread(_open, source, self._workers)
+        self._put(classifier, source.version)
+        self._telemetry.swaps.inc()
+        _log.info("%s is version %s now, bundle %s", model, source.version, source.bundle.id[:12])
+        return True
+
+    def _put(self, classifier: Classifier, version: str) -> None:
+        batcher = Batcher(classifier, workers=self._workers, max_queued_tokens=self._max_queued_tokens)
+        old, self._held = self._held, _Held(classifier, Answers(batcher, version, self._telemetry))
+        self._telemetry.model.clear()
+        self._telemetry.model.labels(classifier.bundle.manifest.name, version, classifier.bundle.id).set(1)
+        if old is not None:
+            task = asyncio.ensure_future(_retire(old))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    async def close(self) -> None:
+        """Take the model out and close it, and those before it."""
+        old, self._held = self._held, None
+        if old is not None:
+            await _retire(old)
+        await asyncio.gather(*self._retiring)
+
+
+def _open(source: Source, workers: int) -> Classifier:
+    classifier = Classifier(source.bundle, workers=workers)
+    try:
+        classifier.warm()
+    except BaseException:
+        classifier.close()
+        raise
+    return classifier
+
+
+async def _retire(held: _Held) -> None:
+    await held.free.wait()
+    await asyncio.to_thread(held.answers.batcher.close)
+    await asyncio.to_thread(held.classifier.close)
+
+
+@contextlib.asynccontextmanager
+async def followed(slot: Slot, every_s: float) -> AsyncIterator[None]:
+    """Ask the registry every `every_s` seconds while the block runs; never where that is 0."""
+
+    async def follow() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            with contextlib.suppress(Problem):
+                await slot.ask()
+
+    task = asyncio.ensure_future(follow()) if every_s else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+def slot_of(request: Request) -> Slot:
+    """The slot of the application, with a model in it; Problem `not_ready` where there is none."""
+    slot: Slot | None = request.app.state.slot
+    if slot is None or slot.answers is None:
+        raise _not_ready()
+    return slot
+
+
+def _not_ready() -> Problem:
+    return Problem(503, "not_ready", "No model is loaded yet. Try again in a few seconds.", headers={"Retry-After": "5"})

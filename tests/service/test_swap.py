@@ -1,0 +1,178 @@
+"""Another model takes the place of the one that answers, under load: nothing fails, and nothing is left behind."""
+
+import asyncio
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from models.bundle import Bundle, open_bundle
+from models.classifier import Classifier
+from tests.conftest import Serving
+from tests.test_aliases import retempered
+from training.tracking import register
+
+CLIENTS, SWAPS = 64, 100
+SENTENCES = [f"We will talk about point {n}." for n in range(8)]
+
+
+class Registry:
+    """A registry with two bundles of the same labels, one with others; `champion` is the first."""
+
+    def __init__(self, folder: Path, first: Bundle) -> None:
+        self.folder = folder
+        self.bundles = [first, retempered(first, folder / "two", 3.0)]
+        labels = first.manifest.label_set.model_copy(update={"labels": ("a", "b", "c"), "positive": None, "negative": None})
+        self.bundles.append(retempered(first, folder / "three", 1.0, label_set=labels))
+        self.versions = [register(bundle, "swap") for bundle in self.bundles]
+        self.point(0)
+
+    def point(self, number: int) -> None:
+        """Let the alias mean the bundle `number`."""
+        mlflow.MlflowClient().set_registered_model_alias("swap", "champion", self.versions[number])
+
+
+@pytest.fixture
+def registry(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Registry(tmp_path, open_bundle(tiny_bundle))
+
+
+def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"},
+        method=method,
+    )  # fmt: skip
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            raw = answer.read()
+            return answer.status, json.loads(raw) if answer.headers["content-type"].startswith("application/json") else raw.decode()
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def resident_mb(process_id: int) -> float:
+    pages = int(Path(f"/proc/{process_id}/statm").read_text("ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+async def ask(port: int) -> tuple[int, dict[str, Any]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    body = json.dumps({"sentences": SENTENCES}).encode()
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head += "Connection: close\r\n\r\n"
+    writer.write(head.encode() + body)
+    raw = await reader.read()
+    writer.close()
+    first, _, rest = raw.partition(b"\r\n\r\n")
+    return int(first.split()[1]), json.loads(rest)
+
+
+def test_a_hundred_swaps_under_load(serving: Serving, registry: Registry) -> None:
+    expected = {}
+    for bundle in registry.bundles[:2]:
+        with Classifier(bundle) as classifier:
+            expected[bundle.id] = [prediction.probabilities for prediction in classifier.classify(SENTENCES)]
+
+    async def load(port: int) -> dict[str, int]:
+        stop = asyncio.Event()
+        seen = dict.fromkeys(expected, 0)
+
+        async def client() -> None:
+            while not stop.is_set():
+                status, answer = await ask(port)
+                assert status == 200, answer
+                found = answer["model"]["id"]
+                for result, right in zip(answer["results"], expected[found], strict=True):
+                    assert result["probabilities"] == pytest.approx(right, abs=2e-3), "the answer is that model's"
+                seen[found] += 1
+
+        clients = [asyncio.ensure_future(client()) for _ in range(CLIENTS)]
+        try:
+            for swap in range(1, SWAPS + 1):
+                await asyncio.to_thread(registry.point, swap % 2)
+                status, answer = await asyncio.to_thread(call, port, "POST", "/v1/admin/reload")
+                assert (status, answer["swapped"], answer["id"]) == (200, True, registry.bundles[swap % 2].id)
+        finally:
+            stop.set()
+            await asyncio.gather(*clients)
+        return seen
+
+    with serving("models:/swap@champion", follow_s=0) as (process, port):
+        for _ in range(50):
+            call(port, "POST", "/v1/classify", {"sentences": SENTENCES})
+        registry.point(1)
+        assert call(port, "POST", "/v1/admin/reload")[1]["swapped"]
+        registry.point(0)
+        assert call(port, "POST", "/v1/admin/reload")[1]["swapped"]
+        before = resident_mb(process.pid)
+        seen = asyncio.run(load(port))
+        assert min(seen.values()) > SWAPS / 4, "both models answered"
+        assert call(port, "GET", "/v1/model")[1]["following"]["swaps"] == SWAPS + 2
+        assert "stancewire_swaps_total 102.0" in call(port, "GET", "/metrics")[1]
+        assert call(port, "GET", "/metrics")[1].count("stancewire_model_info{") == 1
+        for _ in range(100):  # the last one has drained by then
+            if resident_mb(process.pid) < before * 1.15 + 30:
+                break
+            time.sleep(0.1)
+        assert resident_mb(process.pid) < before * 1.15 + 30
+
+
+def test_the_alias_is_followed_without_being_told(serving: Serving, registry: Registry) -> None:
+    with serving("models:/swap@champion", follow_s=0.1) as (_, port):
+        assert call(port, "GET", "/v1/model")[1]["id"] == registry.bundles[0].id
+        registry.point(1)
+        for _ in range(300):
+            if call(port, "GET", "/v1/model")[1]["id"] == registry.bundles[1].id:
+                break
+            time.sleep(0.1)
+        found = call(port, "GET", "/v1/model")[1]
+        assert (found["id"], found["following"]["swaps"], found["following"]["error"]) == (registry.bundles[1].id, 1, None)
+
+
+def test_what_is_wrong_with_a_candidate_is_said_and_the_old_one_answers(serving: Serving, registry: Registry) -> None:
+    with serving("models:/swap@champion", follow_s=0) as (_, port):
+
+        def refused(words: str) -> None:
+            status, answer = call(port, "POST", "/v1/admin/reload")
+            assert (status, answer["code"]) == (502, "swap_failed"), answer
+            assert words in answer["detail"]
+            found = call(port, "GET", "/v1/model")[1]
+            assert found["id"] == registry.bundles[0].id
+            assert words in found["following"]["error"]
+            assert call(port, "POST", "/v1/classify", {"sentences": SENTENCES})[0] == 200
+
+        registry.point(2)
+        refused("has the labels a, b, c")
+        registry.point(1)
+        artifacts = (registry.folder / "mlruns").rglob("artifacts/bundle/model.onnx")
+        [stored] = [path for path in artifacts if open_bundle(path.parent).id == registry.bundles[1].id]
+        content = stored.read_bytes()
+        stored.write_bytes(content[:-10] + b"0123456789")
+        refused("is damaged")
+        stored.unlink()
+        refused("model.onnx")
+        database = registry.folder / "mlflow.db"
+        database.rename(registry.folder / "away.db")
+        refused("there is no registry")
+        (registry.folder / "away.db").rename(database)
+        stored.write_bytes(content)
+        assert call(port, "POST", "/v1/admin/reload")[1]["id"] == registry.bundles[1].id
+        assert call(port, "GET", "/v1/model")[1]["following"]["error"] is None
+        metrics = call(port, "GET", "/metrics")[1]
+        assert "stancewire_swap_failures_total 4.0" in metrics and "stancewire_swaps_total 1.0" in metrics
+
+
+def test_a_model_that_cannot_change_is_not_followed(serving: Serving, tiny_bundle: Path) -> None:
+    with serving(tiny_bundle) as (_, port):
+        assert call(port, "GET", "/v1/model")[1]["following"] is None
+        expected = {"swapped": False, "version": "1", "id": open_bundle(tiny_bundle).id}
+        assert call(port, "POST", "/v1/admin/reload") == (200, expected)

@@ -1,0 +1,144 @@
+"""Who serves: the gate, promotion, the way back, and the record of every move."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from models.aliases import list_moves, list_versions, promote, rollback
+from models.bundle import Bundle, open_bundle, save_bundle
+from models.errors import RegistryError, UsageError
+from training.config import load_recipe
+from training.gate import Rules, load_rules, run_gate
+from training.pipeline import train
+from training.tracking import register
+
+ROOT = Path(__file__).parent.parent
+
+
+def retempered(bundle: Bundle, target: Path, temperature: float, **changes: object) -> Bundle:
+    """The same network under another temperature, and so another bundle."""
+
+    def write(folder: Path) -> None:
+        for name in bundle.manifest.files:
+            (folder / name).write_bytes((bundle.path / name).read_bytes())
+
+    return save_bundle(target, bundle.manifest.model_copy(update={"temperature": temperature, "files": {}, **changes}), write)
+
+
+@pytest.fixture
+def registry(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry of its own with a champion, version 1, trained by the tiny recipe."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    recipe = load_recipe(tiny_recipe, [f"out={tmp_path}/one", "tracking.registered_model=stance"])
+    assert train(recipe, promote=True, quiet=True) is not None
+    return tmp_path
+
+
+def gate(rules: Rules | None = None, *files: str) -> bool:
+    return run_gate("stance", None, rules or Rules(max_ece=1), files, "text", "label", lambda _: None).passed
+
+
+def test_the_gate_opens_the_way_and_every_move_is_on_record(registry: Path) -> None:
+    assert [(move.action, move.before, move.after) for move in list_moves("stance")] == [("promote --force", None, "1")]
+    with pytest.raises(UsageError, match="is the champion already"):
+        promote("stance", 1, force=False, why="")
+    first = open_bundle(registry / "one" / "bundle")
+    copy = retempered(first, registry / "two", first.manifest.temperature * 1.01)
+    assert register(copy, "stance") == "2"
+    with pytest.raises(UsageError, match="has not been through the gate"):
+        promote("stance", None, force=False, why="")
+    with pytest.raises(UsageError, match="needs --reason"):
+        promote("stance", 2, force=True, why=" ")
+    with pytest.raises(UsageError, match="has no run"):
+        gate()  # what a bundle without a run has learnt, nobody knows
+    promote("stance", 2, force=True, why="tried by hand")
+    assert {alias: version.number for version in list_versions("stance") for alias in version.aliases} == {
+        "champion": 2, "challenger": 2, "previous": 1,
+    }  # fmt: skip
+    rollback("stance", "it was worse")
+    rollback("stance", "")
+    moves = list_moves("stance")
+    assert [(move.action, move.before, move.after, move.why) for move in moves[1:]] == [
+        ("promote --force", "1", "2", "tried by hand"),
+        ("rollback", "2", "1", "it was worse"),
+        ("rollback", "1", "2", ""),
+    ]
+    assert all(move.who for move in moves)
+    assert [move.when for move in moves] == sorted(move.when for move in moves)
+
+
+def test_a_challenger_is_judged_on_the_champion_s_test_rows(registry: Path, tiny_recipe: Path) -> None:
+    split = ["tracking.registered_model=stance", f"split.file={registry}/split.json"]
+    (registry / "split.json").write_text((registry / "one" / "split.json").read_text("utf-8"), "utf-8")
+    assert train(load_recipe(tiny_recipe, [*split, f"out={registry}/same", "fit.epochs=3"]), quiet=True) is not None
+    assert gate(Rules(max_ece=1, max_slowdown=100)), "the same recipe on the same rows is no worse"
+    version = mlflow.MlflowClient().get_model_version("stance", "2")
+    assert (version.tags["gate"], version.tags["gate_champion"]) == ("passed", "1")
+    stored = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="gate.json")
+    evidence = json.loads(Path(stored).read_text("utf-8"))
+    assert {"size", "speed", "macro-F1, the champion's test side"} <= {check["name"] for check in evidence["checks"]}
+    assert not gate(Rules(max_ece=1, max_megabytes=0.001)), "a limit that is not kept to fails the whole"
+    with pytest.raises(UsageError, match="has failed the gate"):
+        promote("stance", None, force=False, why="")
+    assert gate(Rules(max_ece=1, max_slowdown=100))
+    assert promote("stance", None, force=False, why="").after == "2"
+
+
+def test_a_challenger_that_learnt_the_test_rows_is_refused(registry: Path, tiny_recipe: Path) -> None:
+    other = load_recipe(tiny_recipe, ["tracking.registered_model=stance", f"out={registry}/other", "split.seed=99", "fit.epochs=1"])
+    assert train(other, quiet=True) is not None
+    with pytest.raises(UsageError, match=r"version 2 learnt \d+ rows of the champion's test side"):
+        gate()
+
+
+def test_rows_that_are_gone_and_other_labels(registry: Path, tiny_recipe: Path, tiny_data: Path) -> None:
+    first = open_bundle(registry / "one" / "bundle")
+    labels = first.manifest.label_set.model_copy(update={"labels": ("dove", "hawk", "neither"), "positive": None, "negative": None})
+    register(retempered(first, registry / "other", 2.0, label_set=labels), "stance")
+    with pytest.raises(UsageError, match="has no run"):
+        gate()
+    recipe = yaml.safe_load((registry / "one" / "recipe.yaml").read_text("utf-8"))
+    few = registry / "few.jsonl"
+    few.write_text("\n".join(tiny_data.read_text("utf-8").splitlines()[:150]) + "\n", "utf-8")
+    recipe["data"]["files"] = [str(few)]
+    run_id = mlflow.MlflowClient().get_model_version("stance", "1").run_id
+    mlflow.MlflowClient().log_text(run_id, yaml.safe_dump(recipe), "recipe.yaml")
+    with pytest.raises(UsageError, match="no longer in its files"):
+        gate()
+
+
+def test_the_shipped_limits_can_be_read(tmp_path: Path) -> None:
+    assert load_rules(ROOT / "configs" / "gate.yaml").behaviour == Path("configs/behaviour.yaml")
+    assert set(yaml.safe_load((ROOT / "configs" / "gate.yaml").read_text("utf-8"))) == set(Rules.model_fields)
+    (tmp_path / "rules.yaml").write_text("max_los: 1\n", "utf-8")
+    with pytest.raises(UsageError, match="max_los"):
+        load_rules(tmp_path / "rules.yaml")
+
+
+def test_the_commands(registry: Path) -> None:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "stancewire", "models", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    listed = run("list")
+    assert listed.returncode == 0, listed.stderr
+    assert "challenger, champion" in listed.stdout
+    assert "promote --force none -> 1" in run("history").stdout
+    for wrong, words in (
+        (("rollback",), "no previous champion"), (("gate",), "is the champion"), (("list", "none"), "could not be fetched"),
+        (("promote", "--version", "9"), "could not be fetched"),
+    ):  # fmt: skip
+        failed = run(*wrong)
+        assert (failed.returncode, words in failed.stderr, "Traceback" in failed.stderr) == (2, True, False), failed.stderr
+
+
+def test_a_registry_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/none.db")
+    with pytest.raises(RegistryError, match="there is no registry"):
+        list_versions("stance")
