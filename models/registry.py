@@ -63,6 +63,7 @@ def follows(model: str) -> bool:
 
 
 def _download(model: str) -> Source:
+    _parts(model)  # what is wrong with the name is said before anything is asked
     with reaching(model) as client:
         import mlflow
 
@@ -82,10 +83,15 @@ def _download(model: str) -> Source:
         return Source(bundle, str(found.version))
 
 
-def _version(client: Any, model: str) -> Any:
+def _parts(model: str) -> re.Match[str]:
     match = _REGISTERED.fullmatch(model)
     if match is None:
         raise RegistryError(f"{model!r} is not a registry name. Write models:/NAME@ALIAS or models:/NAME/VERSION.")
+    return match
+
+
+def _version(client: Any, model: str) -> Any:
+    match = _parts(model)
     name, alias = match["name"], match["alias"]
     version = client.get_model_version_by_alias(name, alias).version if alias else match["version"]
     return client.get_model_version(name, str(version))

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import UsageError
-from service.batch.files import Ending, Store, is_url, read_ending, sync
+from service.batch.files import Ending, Source, Store, is_url, read_ending, sync
 from service.batch.job import REPORT, Plan, Record
 from service.batch.write import header, open_stream
 
@@ -43,6 +43,13 @@ class Target:
         if is_url(output):
             raise UsageError("--single-file needs a path, not a URL. Leave it out, or write to a path and copy the file.")
         return cls(output, f"{output.rstrip('/')}/scored{chosen}.parts", Path(output) / f"scored{chosen}"), chosen
+
+    def holds(self, source: Source) -> bool:
+        """Whether `source` is part of the output: one that lies in an input folder is no input the next time."""
+        if not source.local or is_url(self.folder):
+            return source.shown.startswith(f"{self.folder.rstrip('/')}/")
+        path, folder = Path(source.path).resolve(), Path(self.folder).resolve()
+        return path.is_relative_to(folder) or (self.file is not None and path == self.file.resolve())
 
     def check(self, inputs: Sequence[str], *, overwrite: bool) -> None:
         """UsageError where the output cannot be made, or would overwrite something."""

@@ -91,7 +91,9 @@ def run_job(
     """
     started = time.monotonic()
     target.check(inputs, overwrite=overwrite)
-    sources = find_sources(inputs)
+    sources = [source for source in find_sources(inputs) if not target.holds(source)]
+    if not sources:
+        raise UsageError(f"{', '.join(inputs)} holds nothing but the output. Choose another output.")
     results = result_schema(bundles)
     terminal = sys.stderr.isatty()
     plan = make_plan(sources, options, [bundle.id for bundle in bundles], results.names, progress=terminal and not quiet)

@@ -218,6 +218,16 @@ def test_what_a_job_was_not_begun_with_is_refused(tmp_path: Path, archive: Path,
             score(archive, tmp_path / "mine", bundle, overwrite=overwrite)
 
 
+def test_an_output_inside_the_input_is_no_input(tmp_path: Path, archive: Path, bundle: Bundle) -> None:
+    score(archive, tmp_path / "elsewhere", bundle)
+    for _ in range(2):
+        score(archive, archive / "out", bundle)
+        assert content(archive / "out") == content(tmp_path / "elsewhere")
+    for _ in range(2):
+        score(archive, archive / "whole.jsonl", bundle, overwrite=True)
+        assert len((archive / "whole.jsonl").read_text("utf-8").splitlines()) == 602
+
+
 def test_two_at_once(tmp_path: Path, archive: Path, bundle: Bundle) -> None:
     score(archive, tmp_path / "out", bundle)
     with (tmp_path / "out" / "_job" / "lock").open("wb") as lock:
