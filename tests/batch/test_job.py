@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -223,6 +224,7 @@ def test_an_output_inside_the_input_is_no_input(tmp_path: Path, archive: Path, b
     for _ in range(2):
         score(archive, archive / "out", bundle)
         assert content(archive / "out") == content(tmp_path / "elsewhere")
+    shutil.rmtree(archive / "out")
     for _ in range(2):
         score(archive, archive / "whole.jsonl", bundle, overwrite=True)
         assert len((archive / "whole.jsonl").read_text("utf-8").splitlines()) == 602
