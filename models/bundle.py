@@ -152,8 +152,8 @@ def save_bundle(target: Path, manifest: Manifest, write: Callable[[Path], None])
         staging.chmod(0o755)
         for file in staging.iterdir():
             file.chmod(0o644)
-            _sync(file)
-        _sync(staging)
+            sync(file)
+        sync(staging)
         _replace(staging, target)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -180,10 +180,11 @@ def _replace(staging: Path, target: Path) -> None:
         shutil.rmtree(old)
     else:
         staging.rename(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the operating system write `path`, a file or folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

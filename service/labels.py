@@ -182,6 +182,9 @@ async def give(request: Request) -> LabelsResponse:
         if not normalise(given.sentence):
             detail = f"labels[{place}].sentence is empty. Leave it out."
             raise Problem(422, "empty_sentence", detail, pointer=f"#/labels/{place}/sentence")
+        if "\x00" in "".join(value for value in given.model_dump().values() if isinstance(value, str)):
+            detail = f"labels[{place}] holds a NUL character, which not every database can store. Leave it out."
+            raise Problem(422, "invalid_request", detail, pointer=f"#/labels/{place}")
         values = given.model_dump(exclude_none=True) | {"annotator": given.annotator or caller}
         made.append(Label(**values))
     try:
@@ -201,7 +204,7 @@ async def queue(
     annotator: Annotated[str | None, Query(max_length=100, description="who will label, where that is not who calls")] = None,
 ) -> QueueResponse:
     """What to label next: sentences that the model was not sure of, often seen, unlike each other, none twice for an annotator."""
-    who = annotator or request.state.caller
+    who = (annotator or request.state.caller).replace("\x00", "")
     await _labels(request).flush()
     found = await _labels(request).call(lambda store: pick(store.unsure(who, limit * _CANDIDATES), limit))
     items = [QueueItem(**{name: getattr(item, name) for name in QueueItem.model_fields}) for item in found]

@@ -17,6 +17,7 @@ from typing import IO, Any, Literal, cast
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from models.bundle import sync
 from models.errors import UsageError
 
 KINDS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -234,12 +235,3 @@ class Store:
             self._filesystem.delete_dir(self._root)
         else:
             shutil.rmtree(self._root)
-
-
-def sync(path: Path) -> None:
-    """Have the operating system write `path`, a file or folder, to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from models.bundle import sha256_file
+from models.bundle import sha256_file, sync
 from models.errors import UsageError
-from service.batch.files import Ending, Source, Store, sync
+from service.batch.files import Ending, Source, Store
 from service.batch.tables import scan
 from service.batch.text_rows import Mark
 

@@ -10,8 +10,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from models.bundle import sync
 from models.errors import UsageError
-from service.batch.files import Ending, Source, Store, is_url, read_ending, sync
+from service.batch.files import Ending, Source, Store, is_url, read_ending
 from service.batch.job import REPORT, Plan, Record
 from service.batch.write import header, open_stream
 
