@@ -88,6 +88,11 @@ def promote(name: str, version: int | None, *, force: bool, why: str) -> Move:
             raise UsageError(
                 f"version {chosen} of {name} {state}. Run `stancewire models gate {name}`, or give --force and a --reason."
             )
+        if not force and found.tags.get("gate_champion") != aliases.get(CHAMPION, "none"):
+            raise UsageError(
+                f"version {chosen} of {name} passed the gate beside another champion. Run `stancewire models gate {name} "
+                f"--version {chosen}` again, or give --force and a --reason."
+            )
         return _move(client, name, aliases, chosen, "promote" if not force else "promote --force", why)
 
 

@@ -211,7 +211,7 @@ class LabelStore:
     def _said(self) -> Iterator[None]:
         try:
             yield
-        except (sa.exc.SQLAlchemyError, CommandError, ImportError, OSError) as error:
+        except (sa.exc.SQLAlchemyError, CommandError, ImportError, OSError, ValueError) as error:
             shown = sa.engine.make_url(self.url).render_as_string(hide_password=True) if "://" in self.url else self.url
             said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise LabelStoreError(

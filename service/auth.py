@@ -22,6 +22,7 @@ from models.documents import read_yaml
 from models.errors import UsageError
 from service.errors import Problem
 
+_PASSED_ON = ("x-forwarded-for", "forwarded", "x-real-ip", "via")
 Scope = Literal["classify", "label", "admin"]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -124,7 +125,9 @@ def _is_local(request: Request) -> bool:
     except ValueError:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+    # a trusted proxy's word of its caller has taken the peer's place by now; any other call that was passed on is somebody else's
+    passed_on = any(name in request.headers for name in _PASSED_ON)
+    return bool((mapped or address).is_loopback) and not passed_on
 
 
 Route = Callable[_P, Coroutine[Any, Any, _T]]

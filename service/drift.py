@@ -28,6 +28,8 @@ class Drift:
     def notice(self, bundle: Bundle, sentences: Sequence[str], predictions: Sequence[Prediction]) -> None:
         """Count what `bundle` answered; nothing where it has no reference."""
         if self._bundle is None or bundle.id != self._bundle.id:
+            self._telemetry.drift.clear()
+            self._telemetry.retrain_due.set(0)
             self._bundle, self._last, self._closed, self._windows = bundle, None, None, 0
             self._tally = Tally(bundle.manifest.label_set.labels) if bundle.manifest.reference is not None else None
         if self._tally is None:

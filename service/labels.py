@@ -6,6 +6,7 @@ sure of: less sure and more frequent first, each pick unlike those before it, an
 
 import asyncio
 import json
+import logging
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from models.errors import StancewireError
 from models.schema import Prediction
 from models.text import has_surrogate, normalise, words
 from service.auth import needs
-from service.errors import Problem, problems
+from service.errors import Problem, log_problem, problems
 from service.settings import Settings
 from service.slot import slot_of
 from service.stream import MEDIA_TYPE as NDJSON
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from models.label_store import LabelStore, Seen
 
 router = APIRouter()
+_log = logging.getLogger("stancewire")
 _EXPORT_ROWS = 500
 _CANDIDATES = 40  # for each item of the queue
 _FLUSH_S = 1.0
@@ -125,7 +127,12 @@ class Labels:
         from models.label_store import Seen
 
         for sentence, prediction in zip(sentences, predictions, strict=True):
-            if not prediction.confident and not has_surrogate(sentence) and len(self._unsure) < _REMEMBERED:
+            if (
+                not prediction.confident
+                and "\x00" not in sentence
+                and not has_surrogate(sentence)
+                and len(self._unsure) < _REMEMBERED
+            ):
                 times = self._unsure[sentence].times + 1 if sentence in self._unsure else 1
                 confidence = prediction.probabilities[prediction.label]
                 self._unsure[sentence] = Seen(sentence, times, prediction.label, confidence, model_id)
@@ -143,9 +150,9 @@ class Labels:
             try:
                 await self.flush()
             except Problem as problem:
-                from service.errors import log_problem
-
                 log_problem(problem)
+            except Exception:  # one bad flush must not end the next ones
+                _log.exception("sentences for the labelling queue were lost")
 
     def close(self) -> None:
         """Close the store."""
@@ -173,12 +180,16 @@ async def give(request: Request) -> LabelsResponse:
 
     asked = _read(request, await request.body())
     known = _known_labels(request)
+    settings: Settings = request.app.state.settings
     caller: str = request.state.caller
     made = []
     for place, given in enumerate(asked.labels):
         if given.label not in known:
             detail = f"labels[{place}].label is not one of {', '.join(known)}. Send one of these."
             raise Problem(422, "unknown_label", detail, pointer=f"#/labels/{place}/label")
+        if len(given.sentence) > settings.max_characters:
+            detail = f"labels[{place}].sentence has over {settings.max_characters} characters. Send a sentence or a short quote."
+            raise Problem(422, "sentence_too_long", detail, pointer=f"#/labels/{place}/sentence")
         if not normalise(given.sentence):
             detail = f"labels[{place}].sentence is empty. Leave it out."
             raise Problem(422, "empty_sentence", detail, pointer=f"#/labels/{place}/sentence")

@@ -16,7 +16,6 @@ from queue import Empty, Full, Queue
 from typing import Any
 
 from models.classifier import Classifier
-from models.errors import StancewireError
 from models.registry import resolve
 from models.schema import Prediction
 from service.telemetry import Telemetry
@@ -85,8 +84,8 @@ class Shadow:
             with Classifier(bundle, workers=1) as classifier:
                 self._bundle_id = bundle.id
                 self._score(classifier)
-        except StancewireError as error:
-            self._error = str(error)
+        except Exception as error:  # whatever it is, it must not go unsaid
+            self._error = str(error) or type(error).__name__
             _log.error("no shadow: %s", error)
 
     def _score(self, classifier: Classifier) -> None:

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from fastapi import Request
 
 from models.classifier import Classifier
-from models.errors import StancewireError, UsageError
+from models.errors import UsageError
 from models.registry import Source, peek, resolve
 from service.answers import Answers
 from service.batcher import Batcher
@@ -98,7 +98,7 @@ class Slot:
             model, swaps = self.following.model, self.following.swaps
             try:
                 swapped = await self._ask(model)
-            except (StancewireError, OSError, MemoryError) as error:
+            except Exception as error:  # whatever a candidate or a registry raises, the model in the slot stays
                 self._telemetry.swap_failures.inc()
                 if self.following.error != str(error):  # once, not at every time it is asked
                     _log.error("%s was not taken over, the model before goes on answering: %s", model, error)

@@ -87,6 +87,11 @@ def test_a_challenger_is_judged_on_the_champion_s_test_rows(registry: Path, tiny
     with pytest.raises(UsageError, match="has failed the gate"):
         promote("stance", None, force=False, why="")
     assert gate(Rules(max_ece=1, max_slowdown=100))
+    client = mlflow.MlflowClient()
+    client.set_model_version_tag("stance", "2", "gate_champion", "7")
+    with pytest.raises(UsageError, match="beside another champion"):
+        promote("stance", None, force=False, why="")
+    client.set_model_version_tag("stance", "2", "gate_champion", "1")
     assert promote("stance", None, force=False, why="").after == "2"
 
 

@@ -65,6 +65,12 @@ def test_without_keys_only_this_machine_is_let_in(
         assert caller.get("/healthz").status_code == 200
 
 
+def test_a_call_that_was_passed_on_is_not_this_machine_s(settings: Settings) -> None:
+    with TestClient(create_app(settings), client=HERE) as caller:
+        assert caller.post("/v1/classify", json=BODY, headers={"X-Forwarded-For": "203.0.113.7"}).status_code == 401
+        assert caller.get("/v1/labels/export", headers={"Via": "1.1 proxy"}).status_code == 401
+
+
 def test_keys_open_what_their_scopes_say(settings: Settings, tmp_path: Path) -> None:
     (newsroom, first), (editor, second) = new_key("newsroom", ("classify",), 0), new_key("editor's", ("classify", "label"), 3)
     path = tmp_path / "keys.yaml"

@@ -70,6 +70,7 @@ def test_a_label_is_stored_once_and_comes_out_as_it_went_in(client: TestClient, 
     ({"labels": [{"sentence": "a", "label": "neutral", "key": "k"}, {"sentence": "b", "label": "neutral", "key": "k"}]},
      409, "key_taken", "#/labels/0/key"),
     ({"labels": [{"sentence": "a", "label": "neutral", "note": "a\x00b"}]}, 422, "invalid_request", "#/labels/0"),
+    ({"labels": [{"sentence": "a" * 5001, "label": "neutral"}]}, 422, "sentence_too_long", "#/labels/0/sentence"),
     ([], 422, "invalid_request", "#"),
 ])  # fmt: skip
 def test_what_cannot_be_stored_is_refused_whole(client: TestClient, body: Any, status: int, code: str, pointer: str) -> None:
