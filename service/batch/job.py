@@ -141,10 +141,10 @@ def make_plan(
         for mark in extent.marks:
             rows = min(options.shard_rows, extent.rows - mark.row)
             shards.append(Shard(len(shards), number, mark, rows))
+        if taken := [name for name in extent.names if name in results]:
+            raise UsageError(f"{source.shown} has a column {taken[0]!r} already. Rename it, or score the file it came from.")
         if extent.schema is not None:
             schemas.append(extent.schema)
-            if taken := [name for name in extent.schema.names if name in results]:
-                raise UsageError(f"{source.shown} has a column {taken[0]!r} already. Rename it, or score the file it came from.")
     if not shards:
         shards.append(Shard(0, 0, Mark(0, 1, 0), 0))
     schema = _unite(sources, schemas) if typed else None
@@ -230,8 +230,8 @@ def claim(store: Store, plan: Plan, *, overwrite: bool) -> Iterator[Record]:
                 left.unlink(missing_ok=True)
         identity = json.dumps(plan.identity(), indent=1, ensure_ascii=False) + "\n"
         known = store.read(_JOB)
-        if overwrite and known is not None:
-            _clear(store)
+        if overwrite and known is not None and (known != identity.encode() or len(record.done()) == len(plan.shards)):
+            _clear(store)  # but what this very job was stopped in goes on
             known = None
         if known is None:
             record.publish(identity.encode(), _JOB)
@@ -243,9 +243,11 @@ def claim(store: Store, plan: Plan, *, overwrite: bool) -> Iterator[Record]:
 def _clear(store: Store) -> None:
     if store.remote:
         raise UsageError(f"{store.shown} holds another job. Delete it, or choose another output.")
+    kept = (store.local("_job/lock"), store.local(_JOB))
     for path in [*store.local("").glob("part-*"), store.local(REPORT), *store.local("_job").iterdir()]:
-        if path.name != "lock":
+        if path not in kept:
             path.unlink(missing_ok=True)
+    store.local(_JOB).unlink(missing_ok=True)  # last: what is left after a kill is still known for the other job's
     sync(store.local("_job"))
 
 

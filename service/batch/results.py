@@ -63,9 +63,15 @@ def count(
     if len(predictions) == 2:
         for place, (before, after) in enumerate(zip(*predictions, strict=True)):
             if before is not None and after is not None:
-                for slice_ in ("", *(f"{name}={str(values[place])[:_SLICE_CHARACTERS]}" for name, values in slices.items())):
+                for slice_ in ("", *(f"{_shown(name)}={_shown(values[place])}" for name, values in slices.items())):
                     counts.moves["\t".join((slice_, before.label, after.label))] += 1
     return counts
+
+
+def _shown(value: Any) -> str:
+    """`value` as it can stand in a cell of the report."""
+    plain = " ".join(str(value).split())[:_SLICE_CHARACTERS].replace("|", "/")
+    return plain.encode("utf-8", "backslashreplace").decode()
 
 
 def report_moves(moves: Counter[str], names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import UsageError
+from models.text import has_surrogate
 from service.batch.files import Source
 from service.batch.text_rows import CsvRows, JsonlRows, Lines, Mark
 
@@ -26,11 +27,12 @@ _ROWS_AT_ONCE = 1000
 @dataclass(frozen=True, slots=True)
 class Extent:
     """What a file holds: how many rows, their columns with a type each (None: of JSON, whatever a row has), and the place of every
-    `step`-th row."""
+    `step`-th row; `names` are the columns of any row."""
 
     rows: int
     schema: Any
     marks: tuple[Mark, ...]
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def scan(source: Source, text_column: str, step: int, *, typed: bool) -> Extent:
         if source.ending.kind == ".parquet":
             return _scan_parquet(source, text_column, step)
         rows, marks = 0, []
+        names: dict[str, None] = {}
         types: dict[str, Any] = {}
         batch: list[dict[str, Any]] = []
         with source.open() as stream:
@@ -87,18 +90,23 @@ def scan(source: Source, text_column: str, step: int, *, typed: bool) -> Extent:
                 if rows % step == 0:
                     marks.append(Mark(rows, table.line, table.byte))
                 rows += 1
+                names.update(dict.fromkeys(row))
                 if typed and fault is None and source.ending.kind == ".jsonl":
                     batch.append(row)
                     if len(batch) == 1000:
                         _merge(types, batch)
                         batch = []
             _merge(types, batch)
+            if typed and (unwritable := [name for name in names if has_surrogate(name)]):
+                raise UsageError(f"{source.shown} has a key {unwritable[0]!a}, which no table can hold. Rename it.")
+            if text_column in types:  # which takes lines that are no rows too
+                types[text_column] = _wider(types[text_column], pa.string())
         if isinstance(table, JsonlRows):
             schema = pa.schema(list(({text_column: pa.string()} | types).items())) if typed else None
         else:
             schema = pa.schema([(name, pa.string()) for name in table.columns])
             _require(source, text_column, table.columns)
-        return Extent(rows, schema, tuple(marks))
+        return Extent(rows, schema, tuple(marks), tuple(names) if schema is None else tuple(schema.names))
 
 
 def read_chunks(source: Source, text_column: str, start: Mark, rows: int, size: int) -> Iterator[Chunk]:
@@ -163,7 +171,7 @@ def _type_of(values: Sequence[Any]) -> Any:
         return pa.string()  # objects become JSON: a struct would lose the keys that only later rows have
     try:
         return pa.array(values).type
-    except (pa.ArrowException, OverflowError):  # of several kinds, or a whole number beyond 64 bits
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):  # of several kinds, beyond 64 bits, or with a lone surrogate
         return pa.string()
 
 
@@ -176,6 +184,8 @@ def _wider(known: Any, new: Any) -> Any:
         return pa.float64()
     if pa.types.is_list(known) and pa.types.is_list(new):
         inner = _wider(known.value_type, new.value_type)
+        if inner == pa.string() and not {known.value_type, new.value_type} <= {pa.string(), pa.null()}:
+            return pa.string()  # lists of several kinds become JSON
         return pa.list_(inner)
     return pa.string()
 
@@ -187,7 +197,8 @@ def _scan_parquet(source: Source, text_column: str, step: int) -> Extent:
             raise UsageError(f"{source.shown}: two columns have the same name. Rename one of them.")
         _require(source, text_column, names)
         rows = file.metadata.num_rows
-        return Extent(rows, file.schema_arrow, tuple(Mark(row, row + 1, 0) for row in range(0, rows, step)))
+        marks = tuple(Mark(row, row + 1, 0) for row in range(0, rows, step))
+        return Extent(rows, file.schema_arrow, marks, tuple(names))
 
 
 def _read_parquet(source: Source, start: int, rows: int, size: int) -> Iterator[Chunk]:

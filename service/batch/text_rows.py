@@ -9,6 +9,7 @@ from typing import IO, Any
 
 from models.errors import UsageError
 
+_MAX_DEPTH = 200
 _LINE_BYTES = _CELL_CHARACTERS = 1 << 24  # a cell may be far too long to classify and still be one
 
 
@@ -103,6 +104,8 @@ class JsonlRows(Rows):
             return None
         try:
             row = json.loads(line, parse_constant=_refuse)
+            if line.count("[") + line.count("{") > _MAX_DEPTH:
+                _refuse_deep(row, _MAX_DEPTH)
         except (ValueError, RecursionError):
             return self._bad("not_json")
         return (row, None) if isinstance(row, dict) else self._bad("not_object")
@@ -146,3 +149,12 @@ class CsvRows(Rows):
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON value")
+
+
+def _refuse_deep(value: Any, left: int) -> None:
+    """ValueError where lists and objects stand in each other more than `left` deep: no writer would get to the ground of that."""
+    if isinstance(value, dict | list):
+        if not left:
+            raise ValueError("nested too deep")
+        for each in value.values() if isinstance(value, dict) else value:
+            _refuse_deep(each, left - 1)

@@ -51,7 +51,18 @@ def header(ending: Ending, columns: Sequence[str]) -> bytes:
 
 
 def _csv_writer(stream: Any, ending: Ending) -> Any:
-    return csv.writer(stream, delimiter="\t" if ending.kind == ".tsv" else ",", lineterminator="\n")
+    return csv.writer(_Newlines(stream), delimiter="\t" if ending.kind == ".tsv" else ",", lineterminator="\r\n")
+
+
+class _Newlines:
+    """Ends rows with a newline alone: the csv module quotes a cell only for characters of the line end that it knows, and a bare
+    carriage return in a cell must be quoted too."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, row: str) -> int:
+        return int(self._stream.write(row.removesuffix("\r\n") + "\n"))
 
 
 class _TextWriter:
@@ -85,18 +96,15 @@ class _ParquetWriter:
     def __init__(self, path: Path, schema: Any, results: Any) -> None:
         self._input = schema
         self._stream = pa.OSFile(str(path), "wb")
-        self._writer = pq.ParquetWriter(self._stream, pa.schema([*schema, *results], metadata=schema.metadata))
+        self._schema = pa.schema([*schema, *results], metadata=schema.metadata)
+        self._writer = pq.ParquetWriter(self._stream, self._schema)
 
     def write(self, chunk: Chunk, results: Any) -> None:
         if chunk.table is not None:
-            columns = [
-                chunk.table.column(f.name).cast(f.type) if f.name in chunk.table.column_names else pa.nulls(len(chunk), f.type)
-                for f in self._input
-            ]
+            columns = [_column(chunk.table, field) for field in self._input]
         else:
             columns = [_array([row.get(f.name) for row in chunk.rows], f.type) for f in self._input]
-        names = [*self._input.names, *results.column_names]
-        table = pa.Table.from_arrays([*columns, *results.columns], names=names).cast(self._writer.schema)
+        table = pa.Table.from_arrays([*columns, *results.columns], schema=self._schema)
         self._writer.write_table(table, row_group_size=max(1, len(chunk)))
 
     def close(self) -> None:
@@ -104,14 +112,33 @@ class _ParquetWriter:
             self._writer.close()
 
 
+def _column(table: Any, field: Any) -> Any:
+    """A column of a Parquet input in the type of the whole; one that has it already is left as it is, since Arrow cannot cast every
+    slice."""
+    if field.name not in table.column_names:
+        return pa.nulls(len(table), field.type)
+    column = table.column(field.name)
+    return column if column.type == field.type else column.cast(field.type)
+
+
 def _array(values: Sequence[Any], kind: Any) -> Any:
-    if kind == pa.string():  # of several kinds: what is no text becomes JSON
+    if pa.types.is_floating(kind):
+        values = [None if value is None else _float(value) for value in values]
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):  # of several kinds: what is no text becomes JSON
         values = [value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in values]
         try:
             return pa.array(values, kind)
         except UnicodeEncodeError:  # lone surrogates, which no Parquet file can hold
             values = [value and value.encode("utf-8", "backslashreplace").decode() for value in values]
     return pa.array(values, kind)
+
+
+def _float(value: Any) -> float:
+    """`value` as a float; ValueError where that would be another number."""
+    found = float(value)
+    if isinstance(value, int) and int(found) != value:
+        raise ValueError(f"{value} stands in a column with fractions and is too long for one")
+    return found
 
 
 def _finite(value: Any) -> Any:

@@ -287,7 +287,7 @@ def test_two_models_are_compared_by_slice(tmp_path: Path, bundle: Bundle, tiny_b
     labels = bundle.manifest.label_set.model_copy(update={"labels": ("pro_pressure", "pro_dialogue", "neutral")})
     other = save_bundle(tmp_path / "other", bundle.manifest.model_copy(update={"label_set": labels, "files": {}}), turned)
     source = tmp_path / "in.csv"
-    source.write_text("text,desk\n" + "".join(f"We will talk about point {n}.,desk {n % 2}\n" for n in range(40)) + ",desk 1\n")
+    source.write_text("text,desk\n" + "".join(f"We will talk about point {n}.,desk\t{n % 2}\n" for n in range(40)) + ",desk\t1\n")
     summary = score(source, tmp_path / "out", bundle, other, slices=("desk",))
     rows = pq.read_table(tmp_path / "out").to_pylist()
     changed = [row for row in rows if row["stance_changed"]]
@@ -296,7 +296,7 @@ def test_two_models_are_compared_by_slice(tmp_path: Path, bundle: Bundle, tiny_b
     ]
     assert {(row["stance_1_model"], row["stance_2_model"]) for row in rows} == {(bundle.id[:12], other.id[:12])}
     assert f"{len(changed)} of 40 rows" in summary.report
-    by_desk = {desk: sum(row["desk"] == desk for row in changed) / 20 for desk in ("desk 0", "desk 1")}
+    by_desk = {desk: sum(row["desk"].split() == desk.split() for row in changed) / 20 for desk in ("desk 0", "desk 1")}
     assert all(f"| desk={desk} | 20 | {share:.1%} |" in summary.report for desk, share in by_desk.items())
     assert (tmp_path / "out" / "_changed.md").read_text("utf-8") == summary.report
 

@@ -205,6 +205,8 @@ FAULTS = {
     "same names": ("in.csv", b"text,text\na,b\n", "same name"),
     "parquet": ("in.parquet", b"text\n", "cannot be read as PARQUET"),
     "gzip": ("in.csv.gz", b"text\n", "cannot be read as CSV"),
+    "result column of JSON": ("in.jsonl", b'{"text": "a"}\n{"text": "a", "stance_label": "gold"}\n', "Rename"),
+    "surrogate in a name": ("in.jsonl", b'{"text": "a", "k\\ud83d": 1}\n', "no table can hold"),
     "extension": ("in.txt", b"text\n", "extension"),
 }
 
@@ -214,7 +216,7 @@ def test_a_file_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path, bundle
     file, content, words = FAULTS[name]
     (tmp_path / file).write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        score(tmp_path / file, tmp_path / "out.csv", bundle)
+        score(tmp_path / file, tmp_path / ("out.jsonl" if "JSON" in name else "out.csv"), bundle)
     assert words in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == [file]
 
@@ -286,3 +288,41 @@ def test_a_source_is_told_by_its_content(tmp_path: Path) -> None:
     assert source.fingerprint() != before
     remote = find_sources([path.as_uri()])[0]
     assert isinstance(remote, Source) and "changed_ns" in remote.fingerprint()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["We agree.\rNext", "a\r\nb", "\r", "a\tb", "hello \ud83d"])
+def test_a_cell_with_line_ends_or_half_a_character_is_one_cell(tmp_path: Path, bundle: Bundle, kind: str, text: str) -> None:
+    source = write(tmp_path / "in.jsonl", [{"text": text, "n": 1}, {"text": "We met.", "n": 2}])
+    score(source, tmp_path / f"out{kind}", bundle)
+    found = read(tmp_path / f"out{kind}")
+    escaped = text if kind == ".jsonl" else text.encode("utf-8", "backslashreplace").decode()
+    assert [row["text"] for row in found] == [escaped, "We met."]
+    if kind != ".jsonl":
+        [again] = find_sources([str(tmp_path / f"out{kind}")])
+        assert scan(again, "text", 10, typed=False).rows == 2
+
+
+def test_types_of_json_do_not_depend_on_where_rows_stand(tmp_path: Path, bundle: Bundle) -> None:
+    rows: list[dict[str, Any]] = [{"text": "We met.", "tags": [1], "id": 7}] * 1000
+    rows.append({"text": "We met.", "tags": ["a"], "id": 1.5})
+    score(write(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", bundle)
+    found = read(tmp_path / "out.parquet")
+    assert (found[0]["tags"], found[-1]["tags"], found[0]["id"]) == ("[1]", '["a"]', 7.0)
+    with pytest.raises(UsageError, match="too long for one"):  # sooner than write another number
+        score(write(tmp_path / "in.jsonl", [{"text": "a", "id": 2**60 + 1}] * 1000 + rows[-1:]), tmp_path / "big.parquet", bundle)
+    (tmp_path / "numbers.jsonl").write_text('{"text": 5}\nno JSON\n')
+    score(tmp_path / "numbers.jsonl", tmp_path / "numbers.parquet", bundle)
+    numbers = read(tmp_path / "numbers.parquet")
+    assert [(row["text"], row["stance_error"]) for row in numbers] == [("5", "not_text"), ("no JSON", "not_json")]
+
+
+def test_structs_and_depths_that_few_can_take(tmp_path: Path, bundle: Bundle) -> None:
+    table = pa.table({"text": ["We met."] * 30, "meta": [{"a": 1, "b": None}] * 30})
+    pq.write_table(table, tmp_path / "in.parquet")
+    score(tmp_path / "in.parquet", tmp_path / "out.parquet", bundle, shard_rows=10)
+    assert pq.read_table(tmp_path / "out.parquet").select(["text", "meta"]).equals(table)
+    deep = '{"text": "We met.", "d": ' + "[" * 400 + "]" * 400 + "}\n"
+    (tmp_path / "deep.jsonl").write_text(deep + '{"text": "We met."}\n')
+    score(tmp_path / "deep.jsonl", tmp_path / "deep-out.jsonl", bundle)
+    assert [row["stance_error"] for row in read(tmp_path / "deep-out.jsonl")] == ["not_json", None]
