@@ -2,6 +2,7 @@
 
 import csv
 import json
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class Lines:
         self.byte, self.number = mark.byte, mark.line - 1
 
 
-class Rows:
+class Rows(ABC):
     """Rows of a text table, each with its fault; `line` and `byte` are where the last one began."""
 
     def __init__(self, lines: Lines, text_column: str) -> None:
@@ -86,8 +87,9 @@ class Rows:
             if found is not None:
                 return found
 
+    @abstractmethod
     def _next(self) -> tuple[dict[str, Any], str | None] | None:
-        raise NotImplementedError
+        """The row that begins here with its fault, None where a line is to be passed over."""
 
     def _bad(self, fault: str) -> tuple[dict[str, Any], str]:
         return {self._text: "".join(line[0] for line in self._lines.taken).rstrip("\r\n")}, fault

@@ -1,4 +1,4 @@
-"""The tables of labels and of sentences to label."""
+"""The tables of labels and of sentences to label. There is no way back: labels are never taken away."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -33,8 +33,3 @@ def upgrade() -> None:
         sa.Column("confidence", sa.Float, nullable=False),
         sa.Column("model_id", sa.String(64), nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Labels are never taken back."""
-    raise NotImplementedError
