@@ -87,6 +87,8 @@ def score(
 
     if len(paths) < 2:
         raise UsageError("name at least one input and, last, an output: stancewire score IN... OUT.")
+    if slice_column and len(model or ()) != 2:
+        raise UsageError("--slice-column is for the comparison of two models. Give --model twice, or leave it out.")
     if resume and overwrite:
         raise UsageError("--resume goes on with a job, --overwrite starts it anew. Choose one.")
     chosen = read_ending(f"x.{format_}") if format_ else None

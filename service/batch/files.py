@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -81,19 +82,37 @@ def find_sources(inputs: Sequence[str]) -> list[Source]:
 
     UsageError where one names nothing, or a file of another kind.
     """
-    found: dict[str, Source] = {}
+    found: list[Source] = []
+    places: dict[str, list[Any]] = {}
     for given in inputs:
-        listed = _list(given)
+        listed = _list(plain(given))
         if not listed:
             raise UsageError(f"{given}: there is no such file. Check the path; a folder or a glob must hold {_kinds()}.")
         for source in listed:
-            found.setdefault(source.path if source.local else source.shown, source)
-    return list(found.values())
+            known = places.setdefault(source.path, [])
+            if not any(source.filesystem.equals(filesystem) for filesystem in known):
+                known.append(source.filesystem)
+                found.append(source)
+    return found
 
 
 def is_url(name: str) -> bool:
     """Whether `name` is a URL and not a path."""
     return "://" in name
+
+
+def plain(name: str) -> str:
+    """`name` as a path where it is a `file://` URL, else as it is; UsageError where it is not UTF-8."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{os.fsencode(name)!r}: the name is not UTF-8. Rename the file.") from error
+    if not name.startswith("file://"):
+        return name
+    path = unquote(name.removeprefix("file://").removeprefix("localhost"))
+    if not path.startswith("/"):
+        raise UsageError(f"{name} names another machine. Write file:///PATH, or the path alone.")
+    return path
 
 
 def open_filesystem(url: str) -> tuple[Any, str]:
@@ -121,8 +140,8 @@ def _list(given: str) -> list[Source]:
     parts = address.split("/")
     wild = next((place for place, part in enumerate(parts) if place > 2 and any(c in part for c in "*[")), len(parts))
     filesystem, base = open_filesystem("/".join(parts[:wild]) + mark + query)
-    pattern = "/".join([base.rstrip("/"), *parts[wild:]]) if wild < len(parts) else None
-    shown = address.removesuffix("/") if pattern is None else "/".join(parts[:wild])
+    pattern = parts[wild:]
+    shown = "/".join(parts[:wild]).removesuffix("/")
     try:
         info = filesystem.get_file_info(base)
         if info.type == pafs.FileType.File:
@@ -134,8 +153,21 @@ def _list(given: str) -> list[Source]:
     return [
         Source(filesystem, path, shown + path[len(base.rstrip("/")) :], ending, False)
         for path in files
-        if (ending := read_ending(path)) and (fnmatch.fnmatchcase(path, pattern) if pattern else not _hidden(path[len(base) :]))
+        if (ending := read_ending(path)) and (_matches(_inside(path, base), pattern) if pattern else not _hidden(path[len(base) :]))
     ]
+
+
+def _inside(path: str, base: str) -> list[str]:
+    return path[len(base.rstrip("/")) :].removeprefix("/").split("/")
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches a glob, both by folder; `**` stands for any number of folders, or none, as it does on a disk."""
+    if not pattern:
+        return not parts
+    if pattern[0] == "**" and len(pattern) > 1:
+        return _matches(parts, pattern[1:]) or (bool(parts) and _matches(parts[1:], pattern))
+    return bool(parts) and fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _list_local(given: str) -> list[Source]:
@@ -158,7 +190,7 @@ def _list_local(given: str) -> list[Source]:
 def _local(path: Path, ending: Ending) -> Source:
     if not os.access(path, os.R_OK):
         raise UsageError(f"{path} may not be read. Change its permissions or give another file.")
-    return Source(pafs.LocalFileSystem(), str(path), str(path), ending, True)
+    return Source(pafs.LocalFileSystem(), str(path.absolute()), plain(str(path)), ending, True)
 
 
 def _hidden(inside: str) -> bool:
@@ -182,12 +214,26 @@ class Store:
     def __init__(self, folder: str) -> None:
         self.shown = folder
         self.remote = is_url(folder)
-        self._filesystem, root = open_filesystem(folder) if self.remote else (pafs.LocalFileSystem(), folder)
+        self._filesystem, root = open_filesystem(folder) if self.remote else (pafs.LocalFileSystem(), str(Path(folder).absolute()))
         self._root = root.rstrip("/")
 
     def local(self, name: str) -> Path:
         """The place of `name` in a local store."""
         return Path(self._root) / name
+
+    def holds(self, source: Source) -> bool:
+        """Whether `source` lies in this folder; UsageError where that cannot be told."""
+        if self.remote == source.local:
+            return False
+        if source.local:
+            return Path(source.path).resolve().is_relative_to(Path(self._root).resolve())
+        if not source.path.startswith(f"{self._root}/") or source.filesystem.type_name != self._filesystem.type_name:
+            return False
+        if not source.filesystem.equals(self._filesystem):
+            raise UsageError(
+                f"{source.shown} may lie in the output {self.shown}. Give both the same options, or choose another output."
+            )
+        return True
 
     def publish(self, staged: Path, name: str) -> None:
         """Move the finished local file `staged` to `name`, so that after a power cut it is there or not."""
@@ -200,11 +246,7 @@ class Store:
             )
             staged.unlink()
             return
-        target = self.local(name)
-        sync(staged)
-        staged.chmod(0o644)
-        staged.replace(target)
-        sync(target.parent)
+        put(staged, self.local(name))
 
     def read(self, name: str) -> bytes | None:
         """The content of `name`; None where there is none."""
@@ -229,9 +271,16 @@ class Store:
         selector = pafs.FileSelector(self._root, allow_not_found=True)
         return sorted(entry.base_name for entry in self._filesystem.get_file_info(selector))
 
-    def remove(self) -> None:
-        """Remove the folder with all that is in it."""
-        if self.remote:
-            self._filesystem.delete_dir(self._root)
-        else:
-            shutil.rmtree(self._root)
+    def remove(self, last: str) -> None:
+        """Remove this local folder with all that is in it, the file `last` after all others; another process may do the same."""
+        for path in sorted((p for p in self.local("").rglob("*") if p.is_file()), key=self.local(last).__eq__):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self._root, ignore_errors=True)
+
+
+def put(staged: Path, target: Path) -> None:
+    """Move a finished file to its place on the same disk, so that after a power cut it is there whole or not at all."""
+    sync(staged)
+    staged.chmod(0o644)
+    staged.replace(target)
+    sync(target.parent)

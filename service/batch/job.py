@@ -5,6 +5,7 @@ is written before the shard appears. A job goes on from what is there, and is re
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
@@ -15,11 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from tqdm import tqdm
 
 from models.bundle import sha256_file, sync
 from models.errors import UsageError
+from service.batch.columns import unite
 from service.batch.files import Ending, Source, Store
 from service.batch.tables import scan
 from service.batch.text_rows import Mark
@@ -120,6 +121,14 @@ class Plan:
         options = asdict(self.options) | {"ending": str(self.options.ending), "slices": list(self.options.slices)}
         return {"format": 1, "models": list(self.models), "inputs": inputs, "options": options}
 
+    def written(self) -> bytes:
+        """The identity as it is recorded."""
+        return (json.dumps(self.identity(), indent=1, ensure_ascii=False) + "\n").encode()
+
+    def digest(self) -> str:
+        """SHA-256 of the identity."""
+        return hashlib.sha256(self.written()).hexdigest()
+
     def _rows(self, source: int) -> int:
         return sum(shard.rows for shard in self.shards if shard.source == source)
 
@@ -134,6 +143,7 @@ def make_plan(
     typed = options.ending.kind != ".jsonl"
     shards: list[Shard] = []
     schemas: list[Any] = []
+    named: set[str] = set()
     fingerprints: list[dict[str, Any]] = []
     for number, source in enumerate(tqdm(sources, desc="reading", unit=" files", disable=not progress, leave=False)):
         fingerprints.append(source.fingerprint())
@@ -145,32 +155,13 @@ def make_plan(
             raise UsageError(f"{source.shown} has a column {taken[0]!r} already. Rename it, or score the file it came from.")
         if extent.schema is not None:
             schemas.append(extent.schema)
+        named.update(extent.names)
+    if missing := [name for name in options.slices if name not in named]:
+        raise UsageError(f"no input has a column {missing[0]!r} to slice by. There are: {', '.join(sorted(named))}.")
     if not shards:
         shards.append(Shard(0, 0, Mark(0, 1, 0), 0))
-    schema = _unite(sources, schemas) if typed else None
+    schema = unite(sources, schemas) if typed else None
     return Plan(tuple(sources), tuple(fingerprints), tuple(shards), schema, options, tuple(models))
-
-
-def _unite(sources: Sequence[Source], schemas: Sequence[Any]) -> Any:
-    """One schema that has the columns of all; a column that is of JSON's null alone becomes text."""
-    first = schemas[0]
-    if any(schema != first for schema in schemas):
-        try:
-            first = pa.unify_schemas(schemas, promote_options="permissive")
-        except pa.ArrowException as error:
-            names = ", ".join(source.shown for source in sources[:3])
-            raise UsageError(
-                f"the columns of {names} do not go together ({str(error).splitlines()[0]}). Score the files apart, or write .jsonl."
-            ) from error
-    alike = all(schema == schemas[0] for schema in schemas)
-    return pa.schema([_settled(field) for field in first], metadata=schemas[0].metadata if alike else None)
-
-
-def _settled(field: Any) -> Any:
-    """`field`, of text where nothing but nulls was seen."""
-    if pa.types.is_list(field.type) and pa.types.is_null(field.type.value_type):
-        return field.with_type(pa.list_(pa.string()))
-    return field.with_type(pa.string()) if pa.types.is_null(field.type) else field
 
 
 class Record:
@@ -212,8 +203,11 @@ class Record:
 
 
 @contextmanager
-def claim(store: Store, plan: Plan, *, overwrite: bool) -> Iterator[Record]:
-    """The store for this process alone (a local one), begun or found with this very plan; UsageError where it is another's."""
+def claim(store: Store, plan: Plan, *, overwrite: bool, joins: bool) -> Iterator[Record]:
+    """The store for this process alone (a local one), begun or found with this very plan; UsageError where it is another's.
+
+    `joins` says that the shards are to become one file, so that where they are all there the job has not ended.
+    """
     names = store.names()
     if names and "_job" not in names:
         raise UsageError(f"{store.shown} exists and holds no scoring job. Choose another output folder, or empty it.")
@@ -228,14 +222,14 @@ def claim(store: Store, plan: Plan, *, overwrite: bool) -> Iterator[Record]:
                 raise UsageError(f"another process scores into {store.shown}. Wait for it, or choose another output.") from error
             for left in store.local("_job").glob(".*"):  # by a process that was killed
                 left.unlink(missing_ok=True)
-        identity = json.dumps(plan.identity(), indent=1, ensure_ascii=False) + "\n"
+        identity = plan.written()
         known = store.read(_JOB)
-        if overwrite and known is not None and (known != identity.encode() or len(record.done()) == len(plan.shards)):
+        if overwrite and known is not None and (known != identity or (not joins and len(record.done()) == len(plan.shards))):
             _clear(store)  # but what this very job was stopped in goes on
             known = None
         if known is None:
-            record.publish(identity.encode(), _JOB)
-        elif known != identity.encode():
+            record.publish(identity, _JOB)
+        elif known != identity:
             raise UsageError(f"{store.shown} was begun with {_difference(json.loads(known), plan.identity())} {_WAY_OUT}")
         yield record
 

@@ -1,7 +1,6 @@
 """Where a job's output goes: a folder of shards, or one file that they are joined to."""
 
-import os
-import tempfile
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.bundle import sync
+from models.bundle import sha256_file
 from models.errors import UsageError
-from service.batch.files import Ending, Source, Store, is_url, read_ending
-from service.batch.job import REPORT, Plan, Record
+from service.batch.files import Ending, Source, Store, is_url, plain, put, read_ending
+from service.batch.job import REPORT, Counts, Plan, Record
 from service.batch.write import header, open_stream
 
 _COPIED_BYTES = 1 << 20
+_JOINED = "_job/joined.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Target:
     def of(cls, output: str, ending: Ending | None, *, single: bool) -> "tuple[Target, Ending]":
         """The target that `output` names and the ending of the shards: a name that ends like a table is one file, any other a
         folder, whose shards are of `ending` (Parquet), and which `single` joins to a file in it."""
+        output = plain(output)
         named = read_ending(output)
         if named is not None and not Path(output).is_dir():
             if is_url(output):
@@ -45,12 +46,9 @@ class Target:
             raise UsageError("--single-file needs a path, not a URL. Leave it out, or write to a path and copy the file.")
         return cls(output, f"{output.rstrip('/')}/scored{chosen}.parts", Path(output) / f"scored{chosen}"), chosen
 
-    def holds(self, source: Source) -> bool:
-        """Whether `source` is part of the output: one that lies in an input folder is no input the next time."""
-        if not source.local or is_url(self.folder):
-            return source.shown.startswith(f"{self.folder.rstrip('/')}/")
-        path, folder = Path(source.path).resolve(), Path(self.folder).resolve()
-        return path.is_relative_to(folder) or (self.file is not None and path == self.file.resolve())
+    def is_file(self, source: Source) -> bool:
+        """Whether `source` is the single file."""
+        return self.file is not None and source.local and Path(source.path).resolve() == self.file.resolve()
 
     def check(self, inputs: Sequence[str], *, overwrite: bool) -> None:
         """UsageError where the output cannot be made, or would overwrite something."""
@@ -72,40 +70,55 @@ def shard_ending(target: Target, ending: Ending) -> Ending:
     return Ending(ending.kind) if target.file is not None else ending
 
 
-def join(target: Target, store: Store, plan: Plan, results: Any, report: str, record: Record) -> None:
+def find_joined(target: Target, store: Store) -> dict[str, Any] | None:
+    """What a job left that was killed when its single file was in place and its shards were not all gone: `counts`, and `job`, the
+    digest of what it was begun with; None where there is no such."""
+    if target.file is None or not target.file.is_file():
+        return None
+    note = store.read(_JOINED)
+    content: dict[str, Any] = json.loads(note) if note else {}
+    return content if content.get("sha256") == sha256_file(target.file) else None
+
+
+def clear_joined(store: Store) -> None:
+    """Remove the shards of a file that is in place."""
+    store.remove(_JOINED)
+
+
+def join(target: Target, store: Store, plan: Plan, results: Any, report: str, record: Record, counts: Counts) -> None:
     """Write the report of two models and, where one file is asked for, make it of the shards, which go."""
     if target.file is None:
         if report:
             record.publish(report.encode(), REPORT)
         return
     names = [shard.name(plan.options.ending) for shard in plan.shards]
-    descriptor, staged = tempfile.mkstemp(prefix=f".{target.file.name}.", dir=target.file.parent)
-    os.close(descriptor)
-    try:
-        ending = read_ending(target.file.name)
-        assert ending is not None
-        if ending.kind == ".parquet":
-            schema = pa.schema([*plan.schema, *results], metadata=plan.schema.metadata)
-            with pq.ParquetWriter(staged, schema) as writer:
-                for name in names:
-                    with pq.ParquetFile(store.local(name)) as part:
-                        for group in range(part.num_row_groups):
-                            rows = part.read_row_group(group)
-                            writer.write_table(rows, row_group_size=max(1, len(rows)))
-        else:
-            with open_stream(Path(staged), ending.compression) as stream:
-                for number, name in enumerate(names):
-                    with store.local(name).open("rb") as part:
-                        if number and ending.kind != ".jsonl":
-                            part.seek(len(header(ending, [*plan.schema.names, *results.names])))
-                        while block := part.read(_COPIED_BYTES):
-                            stream.write(block)
-        sync(Path(staged))
-        Path(staged).chmod(0o644)
-        Path(staged).replace(target.file)
-        sync(target.file.parent)
-    finally:
-        Path(staged).unlink(missing_ok=True)
+    staged = record.stage(target.file.name)
+    ending = read_ending(target.file.name)
+    assert ending is not None
+    if ending.kind == ".parquet":
+        schema = pa.schema([*plan.schema, *results], metadata=plan.schema.metadata)
+        with pq.ParquetWriter(staged, schema) as writer:
+            for name in names:
+                with pq.ParquetFile(store.local(name)) as part:
+                    for group in range(part.num_row_groups):
+                        rows = part.read_row_group(group)
+                        writer.write_table(rows, row_group_size=max(1, len(rows)))
+    else:
+        with open_stream(staged, ending.compression) as stream:
+            for number, name in enumerate(names):
+                with store.local(name).open("rb") as part:
+                    if number and ending.kind != ".jsonl":
+                        part.seek(len(header(ending, [*plan.schema.names, *results.names])))
+                    while block := part.read(_COPIED_BYTES):
+                        stream.write(block)
+    beside = target.file.with_name(f"{target.file.name}{REPORT}")
     if report:
-        target.file.with_name(f"{target.file.name}{REPORT}").write_text(report, "utf-8")
-    store.remove()
+        told = record.stage(beside.name)
+        told.write_text(report, "utf-8")
+        put(told, beside)
+    note = {"sha256": sha256_file(staged), "job": plan.digest(), "counts": counts.content()}
+    record.publish(json.dumps(note, ensure_ascii=False).encode(), _JOINED)
+    put(staged, target.file)
+    if not report:  # one of an earlier job
+        beside.unlink(missing_ok=True)
+    clear_joined(store)

@@ -6,6 +6,7 @@ or there twice. Texts are computed once a shard, not once a job.
 
 import json
 import logging
+import signal
 import socket
 import tempfile
 import threading
@@ -21,6 +22,7 @@ from models.errors import BadRows, StancewireError, UsageError
 from service.batch.job import Counts, Record, Shard
 from service.batch.run import Engine, Job, score_shards
 from service.batch.scorer import AnswerFile, Scorer
+from service.batch.tables import Reader
 
 _KNOCK_S = 10
 
@@ -30,6 +32,7 @@ def ray_engine(address: str | None, actors: int | None) -> Engine:
     try:
         import ray
         import ray.data
+        import ray.exceptions
     except ImportError as error:
         raise UsageError("--engine ray needs Ray. Run `pip install 'stancewire[ray]'`.") from error
 
@@ -38,6 +41,7 @@ def ray_engine(address: str | None, actors: int | None) -> Engine:
             return
         _knock(address)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        on_term = signal.getsignal(signal.SIGTERM)
         try:
             if address is None:  # one core more than there is, for the reading of the list of shards
                 ray.init(num_cpus=usable_cores() + 1, include_dashboard=False, **quiet)
@@ -45,6 +49,8 @@ def ray_engine(address: str | None, actors: int | None) -> Engine:
                 ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster answers at {address} ({error}). Check --address.") from error
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_term)  # Ray takes it for itself
         try:
             context = ray.data.DataContext.get_current()
             context.enable_progress_bars = False
@@ -70,6 +76,12 @@ def ray_engine(address: str | None, actors: int | None) -> Engine:
                 yield numbered[row["shard"]], counts
                 if job.stop.is_set():
                     return
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UsageError(
+                f"Ray failed ({reason}). Check that its machines have this release of Stancewire and reach the folders; what is "
+                "finished stays, and the same command goes on from there."
+            ) from error
         finally:
             ray.shutdown()
 
@@ -101,6 +113,7 @@ class _Actor:
                 (folder / str(number) / name).write_bytes(content)
             opened.append(open_bundle(folder / str(number)))
         self._classifiers = [self._stack.enter_context(Classifier(bundle, workers=1)) for bundle in opened]
+        self._reader = Reader(plan.options.text_column)
         self._job = Job(plan, tuple(opened), Record(store, plan), strict, 1, threading.Event(), lambda rows: None)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
@@ -110,7 +123,7 @@ class _Actor:
         try:
             scorer = Scorer(self._classifiers, answers, self._job.plan.options.max_characters)
             shards = [self._job.plan.shards[number] for number in numbers]
-            counts = [json.dumps(found.content()) for _, found in score_shards(self._job, shards, scorer, answers)]
+            counts = [json.dumps(found.content()) for _, found in score_shards(self._job, shards, scorer, answers, self._reader)]
         except BadRows as error:
             bad = str(error)
         except (StancewireError, OSError) as error:

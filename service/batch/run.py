@@ -20,10 +20,10 @@ from models.classifier import Classifier
 from models.errors import BadRows, Stopped, UsageError
 from service.batch.files import Store, find_sources
 from service.batch.job import WINDOW_ROWS, Counts, Options, Plan, Record, Shard, claim, make_plan
-from service.batch.join import Target, join
+from service.batch.join import Target, clear_joined, find_joined, join
 from service.batch.results import SHOWN_ID, count, report_moves, result_schema, result_table
 from service.batch.scorer import AnswerFile, Scorer, Window
-from service.batch.tables import Chunk, read_chunks
+from service.batch.tables import Chunk, Reader
 from service.batch.terminal import ProgressLines, stopping
 from service.batch.write import Writer, open_writer
 
@@ -90,17 +90,24 @@ def run_job(
     after SIGINT or SIGTERM. In either case what is finished stays and the same call goes on from there.
     """
     started = time.monotonic()
-    target.check(inputs, overwrite=overwrite)
-    sources = [source for source in find_sources(inputs) if not target.holds(source)]
+    store = Store(target.folder)
+    joined = find_joined(target, store)
+    target.check(inputs, overwrite=overwrite or joined is not None)
+    sources = [source for source in find_sources(inputs) if not (store.holds(source) or target.is_file(source))]
     if not sources:
         raise UsageError(f"{', '.join(inputs)} holds nothing but the output. Choose another output.")
     results = result_schema(bundles)
     terminal = sys.stderr.isatty()
     plan = make_plan(sources, options, [bundle.id for bundle in bundles], results.names, progress=terminal and not quiet)
-    store = Store(target.folder)
     names = tuple(bundle.id[:SHOWN_ID] for bundle in bundles)
+    if joined is not None:
+        clear_joined(store)
+        if joined["job"] == plan.digest():
+            counts = Counts.of(joined["counts"])
+            return Summary(counts, 0, time.monotonic() - started, names, _report(counts, names))
+        target.check(inputs, overwrite=overwrite)
     with ExitStack() as stack, _said(target):
-        record = stack.enter_context(claim(store, plan, overwrite=overwrite))
+        record = stack.enter_context(claim(store, plan, overwrite=overwrite, joins=target.file is not None))
         done = record.done()
         counts = Counts()
         for each in done.values():
@@ -125,9 +132,13 @@ def run_job(
         if stop.is_set() and counts.rows < plan.rows:
             shards = f"{len(plan.shards)} shard" + ("s" if len(plan.shards) > 1 else "")
             raise Stopped(f"stopped with {counts.rows} of {plan.rows} rows of {shards} done. The same command goes on from there.")
-        report = report_moves(counts.moves, names) if len(bundles) == 2 else ""
-        join(target, store, plan, results, report, record)
+        report = _report(counts, names)
+        join(target, store, plan, results, report, record, counts)
     return Summary(counts, scored, time.monotonic() - started, names, report)
+
+
+def _report(counts: Counts, models: Sequence[str]) -> str:
+    return report_moves(counts.moves, models) if len(models) == 2 else ""
 
 
 def score_here(job: Job, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Counts]]:
@@ -139,10 +150,13 @@ def score_here(job: Job, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Count
             path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "answers.sqlite"
         answers = AnswerFile(path, [len(c.label_set.labels) for c in classifiers])
         stack.callback(answers.close)
-        yield from score_shards(job, shards, Scorer(classifiers, answers, job.plan.options.max_characters), answers)
+        reader = stack.enter_context(Reader(job.plan.options.text_column))
+        yield from score_shards(job, shards, Scorer(classifiers, answers, job.plan.options.max_characters), answers, reader)
 
 
-def score_shards(job: Job, shards: Sequence[Shard], scorer: Scorer, answers: AnswerFile) -> Iterator[tuple[Shard, Counts]]:
+def score_shards(
+    job: Job, shards: Sequence[Shard], scorer: Scorer, answers: AnswerFile, reader: Reader
+) -> Iterator[tuple[Shard, Counts]]:
     """Score and finish `shards` in order; between two of them the job may be stopped."""
     windows: deque[tuple[Shard, Chunk, Window, bool]] = deque()
     output = _Output(job)
@@ -150,7 +164,7 @@ def score_shards(job: Job, shards: Sequence[Shard], scorer: Scorer, answers: Ans
     def wanted(shard: Shard) -> bool:
         return not job.stop.is_set() or shard.number == output.at_hand
 
-    with _ahead(_chunks(job.plan, shards)) as chunks:
+    with _ahead(_chunks(job.plan, shards, reader)) as chunks:
         try:
             for shard, chunk, last in chunks:
                 if not wanted(shard):
@@ -223,14 +237,14 @@ class _Output:
             self._staged.unlink(missing_ok=True)
 
 
-def _chunks(plan: Plan, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Chunk, bool]]:
+def _chunks(plan: Plan, shards: Sequence[Shard], reader: Reader) -> Iterator[tuple[Shard, Chunk, bool]]:
     """The windows of `shards`, and whether each is its shard's last."""
     for shard in shards:
         if not shard.rows:
             yield shard, _empty(plan), True
         left = shard.rows
         source = plan.sources[shard.source]
-        for chunk in read_chunks(source, plan.options.text_column, shard.start, shard.rows, WINDOW_ROWS) if left else ():
+        for chunk in reader.chunks(source, shard.start, shard.rows, WINDOW_ROWS) if left else ():
             left -= len(chunk)
             yield shard, chunk, left == 0
 

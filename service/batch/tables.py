@@ -4,23 +4,22 @@ A line that is no row of its table stays one: its column of texts holds the line
 `not_utf8` (bytes shown as \\xNN), `not_csv`, `wrong_cells`, `not_json` or `not_object`.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from models.errors import UsageError
 from models.text import has_surrogate
+from service.batch.columns import merge, wider
 from service.batch.files import Source
 from service.batch.text_rows import CsvRows, JsonlRows, Lines, Mark
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_MISSING = object()
 _ROWS_AT_ONCE = 1000
 
 
@@ -94,13 +93,13 @@ def scan(source: Source, text_column: str, step: int, *, typed: bool) -> Extent:
                 if typed and fault is None and source.ending.kind == ".jsonl":
                     batch.append(row)
                     if len(batch) == 1000:
-                        _merge(types, batch)
+                        merge(types, batch)
                         batch = []
-            _merge(types, batch)
+            merge(types, batch)
             if typed and (unwritable := [name for name in names if has_surrogate(name)]):
                 raise UsageError(f"{source.shown} has a key {unwritable[0]!a}, which no table can hold. Rename it.")
             if text_column in types:  # which takes lines that are no rows too
-                types[text_column] = _wider(types[text_column], pa.string())
+                types[text_column] = wider(types[text_column], pa.string())
         if isinstance(table, JsonlRows):
             schema = pa.schema(list(({text_column: pa.string()} | types).items())) if typed else None
         else:
@@ -109,19 +108,37 @@ def scan(source: Source, text_column: str, step: int, *, typed: bool) -> Extent:
         return Extent(rows, schema, tuple(marks), tuple(names) if schema is None else tuple(schema.names))
 
 
-def read_chunks(source: Source, text_column: str, start: Mark, rows: int, size: int) -> Iterator[Chunk]:
-    """`rows` rows from `start` on, in chunks of `size`."""
-    with _said(source):
-        if source.ending.kind == ".parquet":
-            yield from _read_parquet(source, start.row, rows, size)
-            return
-        with source.open() as stream:
-            table = _open(source, stream, text_column)
-            if source.ending.compression:
-                for _ in islice(table, start.row):
-                    pass
-            else:
-                table.seek(start)
+class Reader:
+    """Reads rows of files from any place on.
+
+    The last text table stays open, so that one that is read in order is read once even where it is compressed.
+    """
+
+    def __init__(self, text_column: str) -> None:
+        self._text_column = text_column
+        self._source: Source | None = None
+        self._stream: IO[bytes] | None = None
+        self._table: JsonlRows | CsvRows | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self._stream is not None:
+            self._stream.close()
+        self._source = self._stream = self._table = None
+
+    def chunks(self, source: Source, start: Mark, rows: int, size: int) -> Iterator[Chunk]:
+        """`rows` rows of `source` from `start` on, in chunks of `size`."""
+        with _said(source):
+            if source.ending.kind == ".parquet":
+                yield from _read_parquet(source, start.row, rows, size)
+                return
+            table = self._at(source, start)
             while rows:
                 lines: list[int] = []
                 kept: list[dict[str, Any]] = []
@@ -136,14 +153,25 @@ def read_chunks(source: Source, text_column: str, start: Mark, rows: int, size: 
                 rows -= len(kept)
                 yield Chunk(lines, kept, faults)
 
+    def _at(self, source: Source, start: Mark) -> JsonlRows | CsvRows:
+        if self._source is source and self._table is not None and self._table.seek(start):
+            return self._table
+        self.close()
+        self._stream = source.open()
+        self._table = _open(source, self._stream, self._text_column)
+        self._source = source
+        self._table.seek(start)
+        return self._table
+
 
 def read_rows(source: Source, text_column: str) -> Iterator[tuple[int, dict[str, Any], str | None]]:
     """Every row of a file with its line (row number in Parquet), and what is wrong with it, if anything is."""
     extent = scan(source, text_column, 1 << 62, typed=False)
-    for mark in extent.marks:
-        for chunk in read_chunks(source, text_column, mark, extent.rows, _ROWS_AT_ONCE):
-            for place, (line, row) in enumerate(zip(chunk.lines, chunk.records(), strict=True)):
-                yield line, row, chunk.faults.get(place)
+    with Reader(text_column) as reader:
+        for mark in extent.marks:
+            for chunk in reader.chunks(source, mark, extent.rows, _ROWS_AT_ONCE):
+                for place, (line, row) in enumerate(zip(chunk.lines, chunk.records(), strict=True)):
+                    yield line, row, chunk.faults.get(place)
 
 
 def _open(source: Source, stream: IO[bytes], text_column: str) -> JsonlRows | CsvRows:
@@ -158,36 +186,6 @@ def _require(source: Source, text_column: str, columns: Sequence[str]) -> None:
         raise UsageError(
             f"{source.shown} has no column {text_column!r}. Name the column that holds the text; there are: {', '.join(columns)}."
         )
-
-
-def _merge(types: dict[str, Any], rows: Sequence[dict[str, Any]]) -> None:
-    """Widen `types` to what `rows` hold."""
-    for name in dict.fromkeys(name for row in rows for name in row):
-        types[name] = _wider(types.get(name, _MISSING), _type_of([row.get(name) for row in rows]))
-
-
-def _type_of(values: Sequence[Any]) -> Any:
-    if any(isinstance(value, dict) or (isinstance(value, list) and "{" in json.dumps(value)) for value in values):
-        return pa.string()  # objects become JSON: a struct would lose the keys that only later rows have
-    try:
-        return pa.array(values).type
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):  # of several kinds, beyond 64 bits, or with a lone surrogate
-        return pa.string()
-
-
-def _wider(known: Any, new: Any) -> Any:
-    if known is _MISSING or known == new or pa.types.is_null(known):
-        return new
-    if pa.types.is_null(new):
-        return known
-    if {known, new} == {pa.int64(), pa.float64()}:
-        return pa.float64()
-    if pa.types.is_list(known) and pa.types.is_list(new):
-        inner = _wider(known.value_type, new.value_type)
-        if inner == pa.string() and not {known.value_type, new.value_type} <= {pa.string(), pa.null()}:
-            return pa.string()  # lists of several kinds become JSON
-        return pa.list_(inner)
-    return pa.string()
 
 
 def _scan_parquet(source: Source, text_column: str, step: int) -> Extent:

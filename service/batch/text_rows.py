@@ -11,12 +11,13 @@ from typing import IO, Any
 from models.errors import UsageError
 
 _MAX_DEPTH = 200
+_BLOCK_BYTES = 1 << 20
 _LINE_BYTES = _CELL_CHARACTERS = 1 << 24  # a cell may be far too long to classify and still be one
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a row stands: its number in the file from 0, its line from 1, and its first byte where the file can be sought in."""
+    """Where a row stands: its number in the file from 0, its line from 1, and its first byte once the file is decompressed."""
 
     row: int
     line: int
@@ -59,10 +60,20 @@ class Lines:
         self.byte -= sum(line[2] for line in lines)
         self.number -= len(lines)
 
-    def seek(self, mark: Mark) -> None:
-        self._stream.seek(mark.byte)
-        self._back.clear()
-        self.byte, self.number = mark.byte, mark.line - 1
+    def seek(self, mark: Mark) -> bool:
+        """Go on from `mark`; False where that lies behind in a stream that only goes forward."""
+        if mark.byte < self.byte and not self._stream.seekable():
+            return False
+        if self._stream.seekable() and mark.byte != self.byte:
+            self._stream.seek(mark.byte)
+            self._back.clear()
+            self.byte = mark.byte
+        while self.byte < mark.byte and self._back:
+            self.byte += self._back.popleft()[2]
+        while self.byte < mark.byte and (block := self._stream.read(min(_BLOCK_BYTES, mark.byte - self.byte))):
+            self.byte += len(block)
+        self.number = mark.line - 1
+        return True
 
 
 class Rows(ABC):
@@ -72,9 +83,9 @@ class Rows(ABC):
         self._lines, self._text = lines, text_column
         self.line, self.byte = 1, 0
 
-    def seek(self, mark: Mark) -> None:
-        """Go on from `mark`."""
-        self._lines.seek(mark)
+    def seek(self, mark: Mark) -> bool:
+        """Go on from `mark`; False where that lies behind in a stream that only goes forward."""
+        return self._lines.seek(mark)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], str | None]]:
         return self

@@ -6,12 +6,25 @@ from typing import Any
 
 import pytest
 
-from models.bundle import Bundle, open_bundle
+from models.bundle import Bundle, open_bundle, save_bundle
 
 
 @pytest.fixture(scope="module")
 def bundle(tiny_bundle: Path) -> Bundle:
     return open_bundle(tiny_bundle)
+
+
+@pytest.fixture(scope="module")
+def other_bundle(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The same network with two of its labels changed over."""
+
+    def copied(folder: Path) -> None:
+        for name in bundle.manifest.files:
+            (folder / name).write_bytes((bundle.path / name).read_bytes())
+
+    labels = bundle.manifest.label_set.model_copy(update={"labels": ("pro_pressure", "pro_dialogue", "neutral")})
+    manifest = bundle.manifest.model_copy(update={"label_set": labels, "files": {}})
+    return save_bundle(tmp_path_factory.mktemp("other") / "bundle", manifest, copied)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from service.batch.join import Target, shard_ending
 from service.batch.run import Summary, run_job
 
 
-def score(source: Path, target: Path, *bundles: Bundle, single: bool = False, **given: Any) -> Summary:
+def score(source: Path | str, target: Path | str, *bundles: Bundle, single: bool = False, **given: Any) -> Summary:
     options = {key: given.pop(key) for key in ("text_column", "shard_rows", "slices") if key in given}
     place, ending = Target.of(str(target), given.pop("ending", None), single=single)
     chosen = Options(ending=shard_ending(place, ending), **({"shard_rows": 50} | options))  # type: ignore[arg-type]

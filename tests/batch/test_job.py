@@ -3,11 +3,14 @@
 import fcntl
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -50,6 +53,57 @@ def test_killed_at_any_moment_nothing_is_lost_or_doubled(tmp_path: Path, archive
     assert content(target) == expected
     assert not list((target / "_job").glob(".*"))
     assert resumed > KILLS / 10, "kills fell into jobs that were under way"
+
+
+class Killed(BaseException):
+    """As if the process ended here: nothing between the steps of a job tidies up."""
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_killed_at_every_step_of_a_job_that_ends_in_one_file(
+    tmp_path: Path, archive: Path, bundle: Bundle, other_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, overwrite: bool
+) -> None:
+    def job(name: str) -> Summary:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return score(archive, folder / "out.csv", bundle, other_bundle, shard_rows=300, overwrite=overwrite)
+
+    whole = job("whole")
+    expected = content(tmp_path / "whole")
+    assert list(expected) == ["out.csv", "out.csv_changed.md"]
+    left = -1
+
+    def step(real: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*given: Any, **named: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            return real(*given, **named)
+
+        return counted
+
+    for owner, name in ((Path, "replace"), (Path, "unlink"), (Path, "chmod"), (os, "fsync"), (shutil, "rmtree")):
+        monkeypatch.setattr(owner, name, step(getattr(owner, name)))
+    moment = 0
+    while left <= 0:
+        moment += 1
+        left = moment
+        name = f"killed{moment}"
+        with suppress(Killed):
+            job(name)
+        if left > 0:  # it came to its end before that moment
+            break
+        finished = content(tmp_path / name) == expected and not (tmp_path / name / "out.csv.parts" / "_job" / "job.json").exists()
+        try:
+            summary = job(name)
+        except UsageError as error:  # as after a job that was left alone
+            assert finished and not overwrite and "exists" in str(error)
+        else:
+            assert summary.counts == whole.counts
+            assert sorted(path.name for path in (tmp_path / name).iterdir()) == list(expected)
+        assert content(tmp_path / name) == expected
+    assert moment > 30
 
 
 def test_a_damaged_or_missing_shard_is_made_again(tmp_path: Path, archive: Path, bundle: Bundle) -> None:

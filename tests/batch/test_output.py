@@ -1,9 +1,11 @@
 """What a job writes: every row once, in one table or in shards, with one model or two."""
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -12,7 +14,7 @@ from models.classifier import Classifier
 from models.engine_onnx import OnnxEngine
 from models.errors import UsageError
 from models.schema import FloatArray
-from service.batch.files import Ending
+from service.batch.files import Ending, find_sources
 from service.batch.scorer import AnswerFile, Scorer
 from tests.batch.helpers import content, score
 
@@ -97,25 +99,51 @@ def test_inputs_of_several_kinds_are_one_table(tmp_path: Path, bundle: Bundle) -
     score(folder, tmp_path / "other.jsonl", bundle)
 
 
-def test_two_models_are_compared_by_slice(tmp_path: Path, bundle: Bundle, tiny_base: Path) -> None:
-    from models.bundle import save_bundle
-
-    def turned(folder: Path) -> None:
-        for name in bundle.manifest.files:
-            (folder / name).write_bytes((bundle.path / name).read_bytes())
-
-    labels = bundle.manifest.label_set.model_copy(update={"labels": ("pro_pressure", "pro_dialogue", "neutral")})
-    other = save_bundle(tmp_path / "other", bundle.manifest.model_copy(update={"label_set": labels, "files": {}}), turned)
+def test_two_models_are_compared_by_slice(tmp_path: Path, bundle: Bundle, other_bundle: Bundle) -> None:
     source = tmp_path / "in.csv"
     source.write_text("text,desk\n" + "".join(f"We will talk about point {n}.,desk\t{n % 2}\n" for n in range(40)) + ",desk\t1\n")
-    summary = score(source, tmp_path / "out", bundle, other, slices=("desk",))
+    summary = score(source, tmp_path / "out", bundle, other_bundle, slices=("desk",))
     rows = pq.read_table(tmp_path / "out").to_pylist()
     changed = [row for row in rows if row["stance_changed"]]
     assert [row["stance_changed"] for row in rows] == [
         None if row["stance_1_label"] is None else row["stance_1_label"] != row["stance_2_label"] for row in rows
     ]
-    assert {(row["stance_1_model"], row["stance_2_model"]) for row in rows} == {(bundle.id[:12], other.id[:12])}
+    assert {(row["stance_1_model"], row["stance_2_model"]) for row in rows} == {(bundle.id[:12], other_bundle.id[:12])}
     assert f"{len(changed)} of 40 rows" in summary.report
     by_desk = {desk: sum(row["desk"].split() == desk.split() for row in changed) / 20 for desk in ("desk 0", "desk 1")}
     assert all(f"| desk={desk} | 20 | {share:.1%} |" in summary.report for desk, share in by_desk.items())
     assert (tmp_path / "out" / "_changed.md").read_text("utf-8") == summary.report
+    with pytest.raises(UsageError, match=r"no input has a column 'dsek' to slice by\. There are: desk, text"):
+        score(source, tmp_path / "mistyped", bundle, other_bundle, slices=("dsek",))
+
+
+def test_one_file_of_many_names_and_names_that_cannot_be(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in").mkdir()
+    Path("in/a b.csv").write_text("text\nWe met.\n")
+    found = find_sources(["in", "in/a b.csv", (tmp_path / "in" / "a b.csv").as_uri(), f"file://localhost{tmp_path}/in/*.csv"])
+    assert [source.shown for source in found] == ["in/a b.csv"]
+    for _ in range(2):  # the output is no input, however it is spelled
+        score("in", f"{(tmp_path / 'in').as_uri()}/out", bundle)
+        assert pq.read_table(tmp_path / "in" / "out").num_rows == 1
+    with pytest.raises(UsageError, match="names another machine"):
+        find_sources(["file://server/in"])
+    Path(os.fsdecode(b"in/caf\xe9.csv")).write_text("text\nWe met.\n")
+    for source, target in (("in", "out"), ("in/a b.csv", os.fsdecode(b"caf\xe9"))):
+        with pytest.raises(UsageError, match=r"not UTF-8\. Rename the file"):
+            score(source, target, bundle)
+
+
+def test_tables_of_several_files_with_columns_that_differ_in_small_things(tmp_path: Path, bundle: Bundle) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    texts = ["We met.", "They met."]
+    strict = pa.schema([pa.field("text", pa.string(), nullable=False), pa.field("desk", pa.dictionary(pa.int32(), pa.string()))])
+    pq.write_table(pa.table({"text": texts, "desk": ["a", "b"]}, schema=strict), folder / "1.parquet")
+    pq.write_table(pa.table({"text": pa.array(texts, pa.large_string()), "desk": ["c", None]}), folder / "2.parquet")
+    pq.write_table(pa.table({"text": texts}), folder / "3.parquet")
+    (folder / "4.csv").write_text("text,n\nWe met.,1\n")
+    score(folder, tmp_path / "out.parquet", bundle)
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column("desk").to_pylist() == ["a", "b", "c", None, None, None, None]
+    assert found.column("text").to_pylist() == [*texts * 3, "We met."]

@@ -83,6 +83,35 @@ def test_an_actor_that_is_killed_loses_nothing(tmp_path: Path, archive: Path, ti
     assert "2500 of them scored now" in again.stdout
 
 
+def test_a_signal_ends_the_job_and_the_same_call_goes_on(tmp_path: Path, archive: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "out"
+    call = [
+        sys.executable,
+        "-m",
+        "stancewire",
+        "score",
+        archive.name,
+        str(out),
+        "--model",
+        str(tiny_bundle),
+        "--shard-rows",
+        "2500",
+    ]
+    call += ["--engine", "ray", "--workers", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+    with subprocess.Popen(call, cwd=archive.parent, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        while not list(out.glob("part-*")) and process.poll() is None:
+            time.sleep(0.01)
+        process.terminate()
+        said = process.communicate(timeout=300)[1]
+    assert process.returncode == 3, said
+    assert "The same command goes on from there" in said
+    assert len(list(out.glob("part-*"))) < SHARDS
+    found = subprocess.run(call, cwd=archive.parent, capture_output=True, text=True, check=True, env=environment)
+    assert f"{SHARDS * 2500} rows" in found.stdout
+    assert len(list(out.glob("part-*"))) == SHARDS
+
+
 def test_a_cluster_that_is_not_there(tmp_path: Path, archive: Path, tiny_bundle: Path) -> None:
     call = [sys.executable, "-m", "stancewire", "score", str(archive), str(tmp_path / "out"), "--model", str(tiny_bundle)]
     found = subprocess.run([*call, "--engine", "ray", "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False)
