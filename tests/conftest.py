@@ -48,6 +48,8 @@ def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_data: Path) -> Path:
     """A recipe that trains the tiny base in seconds."""
     folder = tmp_path_factory.mktemp("recipe")
+    others = folder / "others.jsonl"
+    others.write_text("\n".join((CORPUS / "07_un.jsonl").read_text("utf-8").splitlines()[:100]) + "\n", "utf-8")
     path = folder / "tiny.yaml"
     path.write_text(
         json.dumps(
@@ -59,7 +61,7 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny_
                     "positive": "pro_dialogue",
                     "negative": "pro_pressure",
                 },
-                "data": {"files": [str(tiny_data)], "further_tests": {"again": str(tiny_data)}},
+                "data": {"files": [str(tiny_data)], "further_tests": {"others": str(others)}},
                 "behaviour": str(SUITE),
                 "model": {"base": str(tiny_base), "max_tokens": 64},
                 "fit": {"epochs": 3, "learning_rate": 0.003},

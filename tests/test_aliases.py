@@ -13,7 +13,7 @@ from models.aliases import list_moves, list_versions, promote, rollback
 from models.bundle import Bundle, open_bundle, save_bundle
 from models.errors import RegistryError, UsageError
 from training.config import load_recipe
-from training.gate import Rules, load_rules, run_gate
+from training.gate import Rules, Verdict, load_rules, run_gate
 from training.pipeline import train
 from training.tracking import register
 
@@ -41,7 +41,12 @@ def registry(tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def gate(rules: Rules | None = None, *files: str) -> bool:
-    return run_gate("stance", None, rules or Rules(max_ece=1), files, "text", "label", lambda _: None).passed
+    return judge(rules, *files).passed
+
+
+def judge(rules: Rules | None, *files: str, said: list[str] | None = None, version: int | None = None) -> Verdict:
+    easy = Rules(max_ece=1, max_slowdown=100, min_rows=10)
+    return run_gate("stance", version, rules or easy, files, "text", "label", (said if said is not None else []).append)
 
 
 def test_the_gate_opens_the_way_and_every_move_is_on_record(registry: Path) -> None:
@@ -77,16 +82,18 @@ def test_a_challenger_is_judged_on_the_champion_s_test_rows(registry: Path, tiny
     split = ["tracking.registered_model=stance", f"split.file={registry}/split.json"]
     (registry / "split.json").write_text((registry / "one" / "split.json").read_text("utf-8"), "utf-8")
     assert train(load_recipe(tiny_recipe, [*split, f"out={registry}/same", "fit.epochs=3"]), quiet=True) is not None
-    assert gate(Rules(max_ece=1, max_slowdown=100)), "the same recipe on the same rows is no worse"
+    assert gate(Rules(max_ece=1, max_slowdown=100, min_rows=10)), "the same recipe on the same rows is no worse"
     version = mlflow.MlflowClient().get_model_version("stance", "2")
     assert (version.tags["gate"], version.tags["gate_champion"]) == ("passed", "1")
     stored = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path="gate.json")
     evidence = json.loads(Path(stored).read_text("utf-8"))
     assert {"size", "speed", "macro-F1, the champion's test side"} <= {check["name"] for check in evidence["checks"]}
-    assert not gate(Rules(max_ece=1, max_megabytes=0.001)), "a limit that is not kept to fails the whole"
+    assert not gate(Rules(max_ece=1, max_slowdown=100, min_rows=10, max_megabytes=0.001)), (
+        "a limit that is not kept to fails the whole"
+    )
     with pytest.raises(UsageError, match="has failed the gate"):
         promote("stance", None, force=False, why="")
-    assert gate(Rules(max_ece=1, max_slowdown=100))
+    assert gate(Rules(max_ece=1, max_slowdown=100, min_rows=10))
     client = mlflow.MlflowClient()
     client.set_model_version_tag("stance", "2", "gate_champion", "7")
     with pytest.raises(UsageError, match="beside another champion"):
@@ -99,6 +106,60 @@ def test_a_challenger_that_learnt_the_test_rows_is_refused(registry: Path, tiny_
     other = load_recipe(tiny_recipe, ["tracking.registered_model=stance", f"out={registry}/other", "split.seed=99", "fit.epochs=1"])
     assert train(other, quiet=True) is not None
     with pytest.raises(UsageError, match=r"version 2 learnt \d+ rows of the champion's test side"):
+        gate()
+
+
+def test_a_challenger_is_judged_on_nothing_that_either_learnt(registry: Path, tiny_recipe: Path, tiny_data: Path) -> None:
+    (registry / "split.json").write_text((registry / "one" / "split.json").read_text("utf-8"), "utf-8")
+    recipe = ["tracking.registered_model=stance", f"split.file={registry}/split.json", f"out={registry}/two", "fit.epochs=1"]
+    assert train(load_recipe(tiny_recipe, recipe), quiet=True) is not None
+    split = json.loads((registry / "one" / "split.json").read_text("utf-8"))
+    rows = {row["id"]: row for row in map(json.loads, tiny_data.read_text("utf-8").splitlines())}
+    given = registry / "given.jsonl"  # ten rows that were learnt, nearly, and four that were not
+    mixed = [rows[key] | {"text": f"{rows[key]['text']}!"} for key in split["train"][:6] + split["validation"][:4]]
+    mixed += [{"text": f"Number {n} of these has never been heard by anybody.", "label": "neutral"} for n in range(4)]
+    given.write_text("".join(json.dumps(row) + "\n" for row in mixed), "utf-8")
+    said: list[str] = []
+    tests = judge(None, str(given), said=said).tests
+    assert {where: found[0] for where, found in tests.items()} == {
+        "the champion's test side": len(split["test"]),
+        "others": 100,
+        str(given): 4,
+    }
+    assert f"10 of 14 rows of {given} left out" in said[0]
+    few = judge(Rules(max_ece=0, max_slowdown=100, min_rows=101))
+    assert [check.name for check in few.checks if not check.passed] == ["rows"], "small tests decide nothing"
+
+
+def test_the_first_version_is_judged_on_its_own_test_rows(registry: Path) -> None:
+    client = mlflow.MlflowClient()
+    client.delete_registered_model_alias("stance", "champion")
+    tests = judge(None).tests
+    assert set(tests) == {"its own test side", "others"}
+    assert list_versions("stance")[0].gate == "passed"
+    assert promote("stance", None, force=False, why="").before is None
+
+
+def test_a_champion_from_elsewhere(registry: Path, tiny_recipe: Path) -> None:
+    first = open_bundle(registry / "one" / "bundle")
+    register(retempered(first, registry / "elsewhere", first.manifest.temperature * 1.01), "stance")
+    promote("stance", 2, force=True, why="ours")
+    said: list[str] = []
+    assert set(judge(None, said=said, version=1).tests) == {"others"}
+    assert "its test side is not known" in said[0]
+
+
+def test_rows_whose_labels_have_changed_are_refused(registry: Path, tiny_recipe: Path, tiny_data: Path) -> None:
+    assert train(load_recipe(tiny_recipe, ["tracking.registered_model=stance", f"out={registry}/two", "fit.epochs=1"]), quiet=True)
+    lines = [json.loads(line) for line in tiny_data.read_text("utf-8").splitlines()]
+    lines[3]["label"] = next(label for label in ("neutral", "pro_pressure") if label != lines[3]["label"])
+    (registry / "quotes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), "utf-8")
+    for version in ("1", "2"):
+        run_id = mlflow.MlflowClient().get_model_version("stance", version).run_id
+        recipe = yaml.safe_load((registry / "one" / "recipe.yaml").read_text("utf-8"))
+        recipe["data"]["files"] = [str(registry / "quotes.jsonl")]
+        mlflow.MlflowClient().log_text(run_id, yaml.safe_dump(recipe), "recipe.yaml")
+    with pytest.raises(UsageError, match="a text or a label has changed"):
         gate()
 
 

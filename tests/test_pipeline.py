@@ -42,9 +42,9 @@ def test_the_run_holds_everything(tiny_bundle: Path, tracking: str, monkeypatch:
     assert version.version == client.get_model_version_by_alias("tiny", "challenger").version
     run = client.get_run(version.run_id)
     assert {f"test_{name}" for name in NAMES} <= set(run.data.metrics)
-    assert {f"further_again_{name}" for name in NAMES} <= set(run.data.metrics)
+    assert {f"further_others_{name}" for name in NAMES} <= set(run.data.metrics)
     assert run.data.metrics["behaviour_all"] == open_bundle(tiny_bundle).manifest.metrics["behaviour"]["all"]
-    assert {"## Further rows: again", "## Behaviour"} <= set(open_bundle(tiny_bundle).card.splitlines())
+    assert {"## Further rows: others", "## Behaviour"} <= set(open_bundle(tiny_bundle).card.splitlines())
     assert run.data.params["fit.epochs"] == "3"
     assert {dataset.dataset.name for dataset in run.inputs.dataset_inputs} == {"tiny-train", "tiny-validation", "tiny-test"}
     files = {entry.path for entry in client.list_artifacts(version.run_id)}

@@ -42,12 +42,29 @@ def test_what_was_measured_on_is_never_learnt(store: LabelStore, tmp_path: Path)
     first = freeze(store, tmp_path / "snapshots", LABELS)
     held = texts(first.test)
     store.add([Label(f"{text} ", "pro_pressure", "Bo") for text in held])  # labelled anew, and by another
-    store.add([Label(f"{text[:-1]}!", "neutral", "Bo") for text in held])  # nearly the same
+    store.add([Label(f"{text[:-1]}!", "neutral", "Bo") for text in held])  # the same words
+    near = [f"{text[:-1]} now." for text in held]
+    store.add([Label(text, "neutral", "Bo") for text in near] + [Label(text.upper(), "neutral", "Cy") for text in near])
     store.add([Label(f"More {n} of {n * 6007}, {n}.", "neutral", "Ann") for n in range(100)])
     second = freeze(store, tmp_path / "snapshots", LABELS)
     learnt = {text.strip(" .!") for text in texts(second.train)}
-    assert not learnt & {text.strip(" .!") for text in held}
+    assert not {text.lower() for text in learnt} & {text.strip(" .!").lower() for text in (*held, *near)}
     assert second.rows > first.rows
+
+
+def test_variants_of_a_sentence_are_one(tmp_path: Path) -> None:
+    store = LabelStore(f"sqlite:///{tmp_path}/labels.db")
+    store.add(
+        [
+            Label("We met for the first time today.", "neutral", "Ann"),
+            Label("we met, for the first time, today", "pro_dialogue", "Ann"),
+        ]
+    )
+    store.add([Label(f"Point {n} of {n * 7919}.", "neutral", "Ann") for n in range(20)])
+    found = freeze(store, tmp_path / "snapshots", LABELS)
+    rows = [json.loads(line) for path in (found.train, found.test) if path for line in path.read_text("utf-8").splitlines()]
+    assert [row["label"] for row in rows if "met" in row["text"]] == ["pro_dialogue"]
+    assert (len(rows), found.drawn) == (21, 0)
 
 
 def test_the_latest_vote_of_each_counts_and_a_draw_is_left_out(tmp_path: Path) -> None:

@@ -103,6 +103,33 @@ def test_rows_that_only_train_repeat_no_row_of_the_other_sides(corpus: list[Exam
     split.write(tmp_path / "split.json")
     again = make_split(rows, [], DataRecipe(), SplitRecipe(file=tmp_path / "split.json"), [*extra, *leaks])
     assert again.sides() == split.sides()
-    other = next(label for label in LABELS.labels if label != rows[0].label)
+    new = [example(9, "Something that nobody has said before this very day.", "neutral"), *extra[:-1]]  # a label store moves on
+    again = make_split(rows, [], DataRecipe(), SplitRecipe(file=tmp_path / "split.json"), new)
+    assert again.sides() == {**plain.sides(), "train": (*plain.train, *new)}
+    again = make_split(corpus[:601], [], DataRecipe(), SplitRecipe(file=tmp_path / "split.json"))
+    assert (again.sides(), again.dropped) == (plain.sides(), (corpus[600],)), "what the file does not name is left out and counted"
+
+
+def test_a_row_that_only_trains_takes_the_place_of_one_with_its_words(corpus: list[Example]) -> None:
+    plain = make_split(corpus[:600], [], DataRecipe(), SplitRecipe())
+    old = plain.train[0]
+    other = next(label for label in LABELS.labels if label != old.label)
+    correction = example(1, old.text.upper(), other)
+    split = make_split(corpus[:600], [], DataRecipe(), SplitRecipe(), [correction])
+    assert split.train == (*plain.train[1:], correction)
+    assert split.dropped == (old,)
     with pytest.raises(DataError, match="two labels"):
-        make_split(rows, [], DataRecipe(), SplitRecipe(), [example(1, rows[0].text, other)])
+        make_split(corpus[:600], [], DataRecipe(), SplitRecipe(), [correction, example(2, old.text, old.label)])
+
+
+def test_what_a_further_test_measures_is_not_learnt(corpus: list[Example]) -> None:
+    plain = make_split(corpus[:600], [], DataRecipe(), SplitRecipe())
+    measured = [example(n, f"{rows[0].text} Now.", rows[0].label) for n, rows in enumerate(plain.sides().values())]
+    extra = example(7, measured[0].text, measured[0].label)
+    split = make_split(corpus[:600], [], DataRecipe(), SplitRecipe(), [extra], measured)
+    gone = {plain.train[0].id, plain.validation[0].id, extra.id}
+    assert gone <= {row.id for row in split.dropped}
+    assert not gone & {row.id for row in (*split.train, *split.validation)}
+    assert split.test == plain.test
+    kept = make_split(corpus[:600], [], DataRecipe(on_leak="keep"), SplitRecipe(), (), measured)
+    assert kept.train == plain.train

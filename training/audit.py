@@ -55,6 +55,16 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.6) -> list[tuple[
     return sorted(pairs)
 
 
+def repeats(texts: Sequence[str], others: Sequence[str], threshold: float = 0.6) -> list[bool]:
+    """For each of `texts`, whether it is or nearly is one of `others`, by `near_duplicates`."""
+    everything = [*others, *texts]
+    count = len(others)
+    found = {
+        normal_key(everything[later]) for earlier, later, _ in near_duplicates(everything, threshold) if earlier < count <= later
+    }
+    return [normal_key(text) in found for text in texts]
+
+
 def clusters(count: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     """For each of `count` items, the smallest position among all that `pairs` connect it to, itself included."""
     parent = list(range(count))

@@ -22,10 +22,11 @@ class _Strict(BaseModel):
 
 class DataRecipe(_Strict):
     """Which rows: files (globs allowed) and their columns; rows with one value in a `group_column` share a side. `on_leak` says
-    what happens to training rows that repeat a row of `test_files` (`keep` learns them, to be measured as a published figure was),
-    `on_conflict` to those whose text also stands with another label. Rows of `train_only` files never validate or test;
-    `further_tests` maps a name to a labelled file that is only measured on; `briefings` says where the briefing sentences are
-    (training/briefings.py); `note` says in the model card where the labels come from."""
+    what happens to training rows that repeat a row of `test_files` (`keep` learns them, to be measured as a published figure
+    was), `on_conflict` to those whose text also stands with another label. Rows of `train_only` files never validate or test, and
+    take the place of training rows with the same words; `further_tests` maps a name to a labelled file that is only measured on;
+    `briefings` says where the briefing sentences are (training/briefings.py); `note` says in the model card where the labels come
+    from."""
 
     files: tuple[str, ...] = ()
     test_files: tuple[str, ...] = ()

@@ -1,20 +1,18 @@
 """The gate before promotion: a challenger beside the champion, on rows that the challenger never learnt.
 
-The champion's test side was frozen when it was trained (its run holds the recipe and the split by id); the gate refuses where those
-rows are no longer there, or where the challenger learnt one of them. The verdict and its evidence are written to the challenger's
-version and run.
+The champion's test side was frozen when it was trained (its run holds the recipe and the split by id, its manifest their digest);
+the gate refuses where those rows are no longer there or no longer the same, or where the challenger learnt one of them or a near
+repeat. The challenger's own further tests, the newsroom's labels among them, and the files given by hand are judged on too,
+without the rows that either model learnt. The verdict and its evidence are written to the challenger's version and run.
 """
 
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.aliases import CHALLENGER, CHAMPION
@@ -23,10 +21,10 @@ from models.documents import read_yaml
 from models.errors import UsageError
 from models.registry import Source, reaching, resolve
 from training.behaviour import load_suite, run_suite, unknown_labels
-from training.briefings import load_briefings
-from training.config import DataRecipe, Recipe
-from training.data import Example, load_examples
+from training.config import DataRecipe
+from training.data import Example, data_digest, load_examples
 from training.evaluate import Evaluation, compare, evaluate
+from training.held_out import choose_tests, rows_of
 
 _USUAL = Path("configs/gate.yaml")
 _SPEED_SENTENCES = 200
@@ -39,6 +37,7 @@ class Rules(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_loss: float = Field(0.01, ge=0)
+    min_rows: int = Field(50, ge=1)
     max_slice_loss: float = Field(0.05, ge=0)
     min_slice_rows: int = Field(50, ge=1)
     max_ece: float = Field(0.08, ge=0)
@@ -59,11 +58,12 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """All checks of one challenger."""
+    """All checks of one challenger; `tests` are the rows and the SHA-256 of what it was judged on."""
 
     version: int
     champion: int | None
     checks: tuple[Check, ...]
+    tests: dict[str, tuple[int, str]]
 
     @property
     def passed(self) -> bool:
@@ -108,21 +108,15 @@ def run_gate(
         champion = aliases.get(CHAMPION)
         if champion == chosen:
             raise UsageError(f"version {chosen} of {name} is the champion. Train a challenger, or name another version.")
-        frozen, learnt = _frozen_rows(client, name, champion, chosen) if champion is not None else ([], set())
-    tests = {"the champion's test side": frozen} if frozen else {}
-    challenger = resolve(f"models:/{name}/{chosen}")
+        challenger = resolve(f"models:/{name}/{chosen}")
+        before = resolve(f"models:/{name}/{champion}") if champion is not None else None
+        known = {source.version: rows_of(client, name, source) for source in (challenger, before) if source is not None}
     data = DataRecipe(text_column=text_column, label_column=label_column)
-    for file in files:
-        tests[file] = load_examples([file], data, challenger.bundle.manifest.label_set)
-    for where, rows in tests.items():
-        if leaked := [row for row in rows if row.text in learnt]:
-            raise UsageError(
-                f"version {chosen} learnt {len(leaked)} rows of {where} ({leaked[0].id}): a comparison on them would be untrue. "
-                "Train it with the champion's split (--set split.file=...), or gate on other rows."
-            )
-    before = resolve(f"models:/{name}/{champion}") if champion is not None else None
+    given = {file: load_examples([file], data, challenger.bundle.manifest.label_set) for file in files}
+    tests = choose_tests(name, challenger, before, known, given, say)
     checks = _judge(challenger, before, tests, rules, say)
-    verdict = Verdict(int(chosen), int(champion) if champion is not None else None, tuple(checks))
+    digests = {where: (len(rows), data_digest(rows)) for where, rows in tests.items()}
+    verdict = Verdict(int(chosen), int(champion) if champion is not None else None, tuple(checks), digests)
     with reaching(f"models:/{name}") as client:
         client.set_model_version_tag(name, chosen, "gate", "passed" if verdict.passed else "failed")
         client.set_model_version_tag(name, chosen, "gate_champion", champion or "none")
@@ -141,6 +135,8 @@ def _judge(
     if champion is not None and champion.bundle.manifest.label_set != challenger.bundle.manifest.label_set:
         known = ", ".join(champion.bundle.manifest.label_set.labels)
         return [*checks, Check("labels", False, f"not those of the champion ({known})")]
+    most = max(len(rows) for rows in tests.values())
+    checks.append(Check("rows", most >= rules.min_rows, f"{most} in the largest test, at least {rules.min_rows}"))
     with Classifier(challenger.bundle) as new:
         old = Classifier(champion.bundle) if champion is not None else None
         try:
@@ -157,8 +153,11 @@ def _judge(
 
 
 def _compare(old: Evaluation | None, new: Evaluation, where: str, rules: Rules) -> list[Check]:
-    ece = new.scores.ece
-    checks = [Check(f"calibration, {where}", ece <= rules.max_ece, f"ECE {ece:.3f}, at most {rules.max_ece:g}")]
+    """Checks on one test; one of fewer rows than `min_rows` is shown and decides nothing."""
+    rows, ece = new.scores.rows, new.scores.ece
+    few = rows < rules.min_rows
+    note = f"; {rows} rows decide nothing" if few else ""
+    checks = [Check(f"calibration, {where}", few or ece <= rules.max_ece, f"ECE {ece:.3f}, at most {rules.max_ece:g}{note}")]
     if old is None:
         return checks
     found = compare(old, new)
@@ -166,8 +165,9 @@ def _compare(old: Evaluation | None, new: Evaluation, where: str, rules: Rules) 
     checks.append(
         Check(
             f"macro-F1, {where}",
-            found.difference >= -rules.max_loss,
-            f"{old.scores.macro_f1:.3f} -> {new.scores.macro_f1:.3f} ({found.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f})",
+            few or found.difference >= -rules.max_loss,
+            f"{old.scores.macro_f1:.3f} -> {new.scores.macro_f1:.3f} ({found.difference:+.3f}, 95 % {low:+.3f} to {high:+.3f})"
+            + note,
         )
     )
     losses = {
@@ -205,32 +205,3 @@ def _time(old: Classifier, new: Classifier, tests: dict[str, list[Example]], rul
             times.append(time.perf_counter() - start)
     ratio = statistics.median(taken[new]) / statistics.median(taken[old])
     return Check("speed", ratio <= rules.max_slowdown, f"{ratio:.2f} times the champion's time, at most {rules.max_slowdown:g}")
-
-
-def _frozen_rows(client: Any, name: str, champion: str, challenger: str) -> tuple[list[Example], set[str]]:
-    """The champion's test rows, and the texts that the challenger learnt."""
-    kept = _rows_of(client, name, champion)
-    learnt = {row.text for side in ("train", "validation") for row in _rows_of(client, name, challenger)[side]}
-    return kept["test"], learnt
-
-
-def _rows_of(client: Any, name: str, version: str) -> dict[str, list[Example]]:
-    run_id = client.get_model_version(name, version).run_id
-    if not run_id:
-        raise UsageError(f"version {version} of {name} has no run, so its rows are not known. Register by `stancewire train`.")
-    with tempfile.TemporaryDirectory() as scratch:
-        files = [Path(client.download_artifacts(run_id, file, scratch)) for file in ("recipe.yaml", "split.json")]
-        recipe = Recipe.model_validate(yaml.safe_load(files[0].read_text("utf-8")))
-        split = json.loads(files[1].read_text("utf-8"))
-    examples = load_examples(recipe.data.files, recipe.data, recipe.labels)
-    if recipe.data.briefings is not None:
-        examples += load_briefings(recipe.data.briefings, recipe.labels).examples
-    for more in (recipe.data.test_files, recipe.data.train_only):
-        examples += load_examples(more, recipe.data, recipe.labels) if more else []
-    by_id = {example.id: example for example in examples}
-    if missing := [id_ for side in ("train", "validation", "test") for id_ in split[side] if id_ not in by_id]:
-        raise UsageError(
-            f"version {version} of {name} was trained with rows that are no longer in its files, such as {missing[0]}. "
-            "Put the files back as they were."
-        )
-    return {side: [by_id[id_] for id_ in split[side]] for side in ("train", "validation", "test")}

@@ -58,7 +58,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     tell: Say = say if first else lambda _: None
     suite = _suite(recipe, tell)
     further = {name: load_examples([file], recipe.data, recipe.labels) for name, file in recipe.data.further_tests.items()}
-    split = load_split(recipe, tell)
+    split = load_split(recipe, tell, [row for rows in further.values() for row in rows])
     base = locate_base(recipe.model.base)
     _prepare_out(recipe, resume=resume, first=first)
     tokenizer = recipe.out / f"tokenizer-{os.environ.get('RANK', '0')}.json"
@@ -92,8 +92,9 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     return Trained(bundle, evaluation, registered, fitted.history)
 
 
-def load_split(recipe: Recipe, say: Say) -> Split:
-    """Read the recipe's rows, and the briefing sentences where it names their place, and divide them into the three sides."""
+def load_split(recipe: Recipe, say: Say, measured: Sequence[Example] = ()) -> Split:
+    """Read the recipe's rows, and the briefing sentences where it names their place, and divide them into the three sides; no row
+    that repeats one of `measured` is learnt."""
     examples = load_examples(recipe.data.files, recipe.data, recipe.labels)
     if recipe.data.briefings is not None:
         briefings = load_briefings(recipe.data.briefings, recipe.labels)
@@ -102,11 +103,11 @@ def load_split(recipe: Recipe, say: Say) -> Split:
     tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
     train_only = load_examples(recipe.data.train_only, recipe.data, recipe.labels) if recipe.data.train_only else []
     require_enough(examples, recipe.labels)
-    split = make_split(examples, tests, recipe.data, recipe.split, train_only)
+    split = make_split(examples, tests, recipe.data, recipe.split, train_only, measured)
     sizes = ", ".join(f"{side} {len(rows)}" for side, rows in split.sides().items())
     if recipe.fit.focus.rows is not None and not focus_rows(split.train, recipe.fit):
         say(f"fit.focus: no row of {recipe.fit.focus.rows}, so there is no second fit")
-    say(f"rows: {sizes}" + (f", left out (repeats of test rows, two labels) {len(split.dropped)}" if split.dropped else ""))
+    say(f"rows: {sizes}" + (f", left out {len(split.dropped)} (see split.json)" if split.dropped else ""))
     return split
 
 

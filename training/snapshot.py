@@ -1,8 +1,9 @@
 """The label store frozen for a training: a numbered snapshot, its digest, and a test side that never moves.
 
 Each sentence of the store has one label in a snapshot, the one that most of its annotators gave last; where that is a draw it is
-left out and counted. Whether a sentence is learnt or measured on follows from its digest alone, so a sentence that an earlier
-snapshot measured on is never learnt by a later one; a near repeat of such a sentence is left out.
+left out and counted. Sentences that differ in case, punctuation or spacing alone are one. Whether one is learnt or measured on
+follows from its words alone, so a sentence that an earlier snapshot measured on is never learnt by a later one; what nearly
+repeats such a sentence is left out.
 """
 
 import hashlib
@@ -16,7 +17,8 @@ from typing import Any
 from models.errors import UsageError
 from models.label_store import Label, LabelStore, digest_of
 from models.schema import LabelSet
-from training.audit import near_duplicates
+from models.text import normalise
+from training.audit import normal_key, repeats
 from training.config import Recipe, revise
 
 PREFIX = "labels:"
@@ -46,7 +48,7 @@ def resolve_labels(labels: list[Label]) -> tuple[list[tuple[str, str, list[str]]
     """Sentence, label and what each annotator said last, for each sentence; and how many sentences are a draw."""
     votes: dict[str, dict[str, Label]] = {}
     for label in labels:
-        votes.setdefault(digest_of(label.sentence), {})[label.annotator] = label
+        votes.setdefault(_key(label.sentence), {})[label.annotator] = label
     found, drawn = [], 0
     for given in votes.values():
         counts = Counter(label.label for label in given.values()).most_common()
@@ -58,8 +60,12 @@ def resolve_labels(labels: list[Label]) -> tuple[list[tuple[str, str, list[str]]
 
 
 def is_held(sentence: str) -> bool:
-    """Whether a sentence is measured on and never learnt: so for one in five, by its digest."""
-    return int(digest_of(sentence)[:8], 16) % 10 < _TEST_TENTHS
+    """Whether a sentence is measured on and never learnt: so for one in five, by the digest of its words."""
+    return int(hashlib.sha256(_key(sentence).encode()).hexdigest()[:8], 16) % 10 < _TEST_TENTHS
+
+
+def _key(sentence: str) -> str:
+    return normal_key(sentence) or normalise(sentence)
 
 
 def freeze(store: LabelStore, folder: Path, label_set: LabelSet) -> Snapshot:
@@ -77,9 +83,7 @@ def freeze(store: LabelStore, folder: Path, label_set: LabelSet) -> Snapshot:
         if not held:
             learnable.append(sentence)
     held_out = list(dict.fromkeys(label.sentence for label in labels if is_held(label.sentence)))  # those of a draw too
-    count = len(held_out)
-    repeats = {b for a, b, _ in near_duplicates([*held_out, *learnable]) if a < count <= b}
-    learnt = [line for place, line in enumerate(sides[False], start=count) if place not in repeats]
+    learnt = [line for line, held in zip(sides[False], repeats(learnable, held_out), strict=True) if not held]
     if not learnt:
         raise UsageError("the label store has nothing to learn yet. Give labels at /label, or `stancewire labels import FILE`.")
     contents = {side: "".join(line + "\n" for line in lines) for side, lines in (("train", learnt), ("test", sides[True]))}

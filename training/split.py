@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
 from models.errors import DataError
-from training.audit import clusters, conflicts, near_duplicates
+from training.audit import clusters, conflicts, near_duplicates, normal_key
 from training.config import DataRecipe, SplitRecipe
 from training.data import Example
 
@@ -23,21 +23,24 @@ SIDES = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The three sides; `dropped` rows were left out: they repeat a test row, or their text has two labels."""
+    """The three sides; `added` are those rows of the train side that were to train only. `dropped` rows were left out: they
+    repeat a row that is measured on, their text has two labels, a row to train only took their place, or the split's file does
+    not name them."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
     dropped: tuple[Example, ...] = ()
+    added: tuple[Example, ...] = ()
 
     def sides(self) -> dict[str, tuple[Example, ...]]:
         """The sides by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def write(self, path: Path) -> None:
-        """Write the ids of each side as JSON."""
+        """Write the ids of each side as JSON, and of the train side those that were to train only (`train_only`)."""
         content = {side: [example.id for example in rows] for side, rows in self.sides().items()}
-        content["dropped"] = [example.id for example in self.dropped]
+        content |= {"train_only": [row.id for row in self.added], "dropped": [row.id for row in self.dropped]}
         path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
@@ -52,17 +55,25 @@ def families(examples: Sequence[Example], near_duplicate: float) -> list[int]:
 
 
 def make_split(
-    examples: Sequence[Example], tests: Sequence[Example], data: DataRecipe, recipe: SplitRecipe, train_only: Sequence[Example] = ()
+    examples: Sequence[Example],
+    tests: Sequence[Example],
+    data: DataRecipe,
+    recipe: SplitRecipe,
+    train_only: Sequence[Example] = (),
+    measured: Sequence[Example] = (),
 ) -> Split:
     """Split `examples`; where `tests` is given it is the test side and only validation is taken out of `examples`.
 
-    `train_only` rows join the train side, but for those that repeat a row of another side: these are left out.
+    `train_only` rows join the train side, but for those that repeat a row of another side: these are left out. Where one has the
+    words of a row of the train side it takes that row's place, whatever its label. No row that repeats one of `measured` is
+    learnt or calibrated on, unless `data.on_leak` is `keep`.
     """
     _refuse_same_ids([*examples, *tests, *train_only])
-    contested = _contested([*examples, *train_only], tests, data)
+    contested = [*_contested(examples, tests, data), *_contested(train_only, (), data)]
     examples, train_only = ([example for example in rows if example not in contested] for rows in (examples, train_only))
-    everything = [*examples, *tests, *(train_only if recipe.file is not None else ())]  # a split's file names those rows too
-    family = families(everything, data.near_duplicate)
+    measured = () if data.on_leak == "keep" else measured
+    everything = [*examples, *tests]
+    family = families([*everything, *measured], data.near_duplicate)
     if recipe.file is not None:
         split = _from_file(everything, recipe.file)
     elif tests:
@@ -71,11 +82,11 @@ def make_split(
         rest, test = _take(list(range(len(examples))), examples, family, recipe.test, recipe.seed)
         train, validation = _take(rest, examples, family, recipe.validation / (1 - recipe.test), recipe.seed)
         split = Split(*(tuple(examples[i] for i in side) for side in (train, validation, test)))
-    audit_split(
-        split, dict(zip((example.id for example in everything), family, strict=True)), keep=bool(tests) and data.on_leak == "keep"
-    )
+    home = dict(zip((example.id for example in everything), family, strict=False))
+    audit_split(split, home, keep=bool(tests) and data.on_leak == "keep")
+    split = _without(split, home, set(family[len(everything) :]))
     split = replace(split, dropped=(*contested, *split.dropped))
-    return split if recipe.file is not None else _with_train_only(split, train_only, data)
+    return _with_train_only(split, train_only, measured, data)
 
 
 def audit_split(split: Split, family: dict[str, int], *, keep: bool = False) -> None:
@@ -127,14 +138,24 @@ def _with_tests(
     )
 
 
-def _with_train_only(split: Split, train_only: Sequence[Example], data: DataRecipe) -> Split:
-    held = (*split.validation, *split.test)
+def _without(split: Split, home: dict[str, int], measured: set[int]) -> Split:
+    """`split` without the rows that would be learnt or calibrated on and belong to a family of `measured`."""
+    leaking = [row for row in (*split.train, *split.validation) if home[row.id] in measured]
+    train, validation = (tuple(row for row in rows if home[row.id] not in measured) for rows in (split.train, split.validation))
+    return replace(split, train=train, validation=validation, dropped=(*split.dropped, *leaking))
+
+
+def _with_train_only(split: Split, train_only: Sequence[Example], measured: Sequence[Example], data: DataRecipe) -> Split:
+    held = (*split.validation, *split.test, *measured)
     family = families([*held, *train_only], data.near_duplicate)
-    measured = set(family[: len(held)])
-    leaking = [position in measured for position in family[len(held) :]]
+    taken = set(family[: len(held)])
+    leaking = [position in taken for position in family[len(held) :]]
     learnt = tuple(example for example, leaks in zip(train_only, leaking, strict=True) if not leaks)
-    left_out = tuple(example for example, leaks in zip(train_only, leaking, strict=True) if leaks)
-    return replace(split, train=(*split.train, *learnt), dropped=(*split.dropped, *left_out))
+    left_out = [example for example, leaks in zip(train_only, leaking, strict=True) if leaks]
+    keys = {key for example in learnt if (key := normal_key(example.text))}
+    left_out += [row for row in split.train if normal_key(row.text) in keys]
+    kept = tuple(row for row in split.train if normal_key(row.text) not in keys)
+    return replace(split, train=(*kept, *learnt), dropped=(*split.dropped, *left_out), added=learnt)
 
 
 def _take(
@@ -182,10 +203,14 @@ def _contested(examples: Sequence[Example], tests: Sequence[Example], data: Data
 def _from_file(examples: Sequence[Example], path: Path) -> Split:
     try:
         content = json.loads(path.read_text("utf-8"))
-        wanted = {side: list(content[side]) for side in SIDES}
+        added = set(content.get("train_only", ()))  # which are chosen anew
+        wanted = {side: [key for key in content[side] if key not in added] for side in SIDES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} is not a split: it must be JSON with lists of ids under train, validation and test.") from error
     known = {example.id: example for example in examples}
     if absent := [str(key) for ids in wanted.values() for key in ids if key not in known]:
         raise DataError(f"{path} names {len(absent)} ids that the data lacks:", absent)
-    return Split(*(tuple(known[key] for key in wanted[side]) for side in SIDES))
+    named = {key for ids in wanted.values() for key in ids}
+    unnamed = tuple(example for example in examples if example.id not in named)
+    train, validation, test = (tuple(known[key] for key in wanted[side]) for side in SIDES)
+    return Split(train, validation, test, unnamed)
