@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from importlib import metadata
 from types import FrameType
 
@@ -31,12 +30,20 @@ from service.telemetry import Observe, Telemetry
 STREAMS = frozenset({"/v1/classify/stream"})
 
 
-@dataclass(frozen=True, slots=True)
 class Opened:
-    """A classifier that is open already, and the version under which users know its model."""
+    """A classifier that is open already, and the version under which users know its model. Whoever takes it owns it: nothing here
+    keeps it from being freed once another model has its place."""
 
-    classifier: Classifier
-    version: str
+    def __init__(self, classifier: Classifier, version: str) -> None:
+        self._classifier: Classifier | None = classifier
+        self._version = version
+
+    def take(self) -> tuple[Classifier, str]:
+        """The classifier, once."""
+        taken, self._classifier = self._classifier, None
+        if taken is None:
+            raise RuntimeError("the classifier was taken before: an application starts once")
+        return taken, self._version
 
 
 def _delay_stops(app: FastAPI, delay_s: float) -> None:
@@ -72,7 +79,7 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
 
         def open_first() -> tuple[Classifier, str]:
             if isinstance(source, Opened):
-                return source.classifier, source.version
+                return source.take()
             found = source or resolve(chosen.model)
             return Classifier(found.bundle, workers=workers), found.version
 

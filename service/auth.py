@@ -127,7 +127,21 @@ def _is_local(request: Request) -> bool:
     mapped = getattr(address, "ipv4_mapped", None)
     # a trusted proxy's word of its caller has taken the peer's place by now; any other call that was passed on is somebody else's
     passed_on = any(name in request.headers for name in _PASSED_ON)
-    return bool((mapped or address).is_loopback) and not passed_on
+    return bool((mapped or address).is_loopback) and not passed_on and _means_here(request)
+
+
+def _means_here(request: Request) -> bool:
+    """Whether the caller asked for this machine by a name of its own: a page from elsewhere that a browser here shows may call by
+    another name that leads here (DNS rebinding), or with an Origin that is not ours."""
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host:
+        return False
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower() == "localhost" or name.lower().endswith(".localhost")
 
 
 Route = Callable[_P, Coroutine[Any, Any, _T]]

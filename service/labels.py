@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 router = APIRouter()
 _log = logging.getLogger("stancewire")
 _EXPORT_ROWS = 500
+_NEEDED = "the label store needs packages that this service lacks. Run `pip install 'stancewire[registry]'`."
 _CANDIDATES = 40  # for each item of the queue
 _FLUSH_S = 1.0
 _REMEMBERED = 2000  # sentences between two flushes; more are not kept
@@ -110,7 +111,8 @@ class Labels:
         try:
             return await asyncio.to_thread(run)
         except (StancewireError, ImportError) as error:
-            raise Problem(503, "labels_unavailable", f"Nothing was stored: {error}", headers={"Retry-After": "30"}) from error
+            said = _NEEDED if isinstance(error, ImportError) else error
+            raise Problem(503, "labels_unavailable", f"Nothing was stored: {said}", headers={"Retry-After": "30"}) from error
 
     def _open(self) -> "LabelStore":
         from models.label_store import LabelStore
@@ -124,7 +126,12 @@ class Labels:
         """Keep what the model was not sure of, where the settings say so."""
         if not self._remember or all(prediction.confident for prediction in predictions):
             return
-        from models.label_store import Seen
+        try:
+            from models.label_store import Seen
+        except ImportError as error:
+            self._remember = False
+            _log.error("nothing is kept for the labelling queue: %s (%s)", _NEEDED, error)
+            return
 
         for sentence, prediction in zip(sentences, predictions, strict=True):
             if (
@@ -176,8 +183,10 @@ def _labels(request: Request) -> Labels:
 @needs("label")
 async def give(request: Request) -> LabelsResponse:
     """Store labels; they are on the disk when the answer comes. A key sent twice is stored once, so a call may be repeated."""
-    from models.label_store import KeyTaken, Label
-
+    try:
+        from models.label_store import KeyTaken, Label
+    except ImportError as error:
+        raise Problem(503, "labels_unavailable", f"Nothing was stored: {_NEEDED}") from error
     asked = _read(request, await request.body())
     known = _known_labels(request)
     settings: Settings = request.app.state.settings

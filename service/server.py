@@ -30,10 +30,9 @@ def run_server(settings: Settings) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     with listener:
         if settings.workers == 1:
-            with Classifier(source.bundle, workers=settings.engine_threads or None) as classifier:
-                app = create_app(settings, Opened(classifier, source.version))
-                _announce(source, listener)
-                uvicorn.Server(_config(settings, app)).run(sockets=[listener])
+            app = create_app(settings, Opened(Classifier(source.bundle, workers=settings.engine_threads or None), source.version))
+            _announce(source, listener)
+            uvicorn.Server(_config(settings, app)).run(sockets=[listener])
         else:
             Keys.load(settings.api_keys_file, open_classify=settings.open_classify)
             Classifier(source.bundle).close()  # what is wrong with it is said here, once

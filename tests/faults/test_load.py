@@ -23,7 +23,7 @@ def body_of(sentences: list[str]) -> bytes:
 
 
 def request_of(body: bytes, *headers: str, path: str = "/v1/classify", method: str = "POST") -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Type: {TYPE}", f"Content-Length: {len(body)}", *headers]
+    lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {TYPE}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 

@@ -102,7 +102,12 @@ def test_an_endless_stream_takes_no_more_memory(serving: Serving, tiny_bundle: P
 
     async def run(port: int, pid: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head = ["POST /v1/classify/stream HTTP/1.1", "Host: x", "Content-Type: application/x-ndjson", "Transfer-Encoding: chunked"]
+        head = [
+            "POST /v1/classify/stream HTTP/1.1",
+            "Host: 127.0.0.1",
+            "Content-Type: application/x-ndjson",
+            "Transfer-Encoding: chunked",
+        ]
         writer.write("\r\n".join([*head, "", ""]).encode())
         block = line * 1000
         sizes: list[int] = []

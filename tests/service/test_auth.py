@@ -46,6 +46,25 @@ def test_every_route_has_a_decision() -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "let_in"),
+    [
+        ({"Host": "127.0.0.1:8000"}, True),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, True),
+        ({"Host": "[::1]:8000"}, True),
+        ({"Host": "news.example"}, False),  # a name of somebody's that leads here
+        ({"Host": "127.0.0.1.news.example"}, False),
+        ({"Host": ""}, False),
+        ({"Host": "localhost:8000", "Origin": "http://news.example"}, False),
+        ({"Host": "localhost:8000", "Origin": "null"}, False),
+    ],
+)
+def test_a_browser_here_lets_no_page_from_elsewhere_in(settings: Settings, headers: dict[str, str], let_in: bool) -> None:
+    with TestClient(create_app(settings), client=HERE) as caller:
+        assert caller.post("/v1/classify", json=BODY, headers=headers).status_code == (200 if let_in else 401)
+        assert caller.post("/v1/admin/reload", headers=headers).status_code == (200 if let_in else 401)
+
+
+@pytest.mark.parametrize(
     ("client", "open_classify", "expected"),
     [
         (HERE, False, (200, 200, 200)),
@@ -60,13 +79,13 @@ def test_without_keys_only_this_machine_is_let_in(
     settings: Settings, client: tuple[str, int], open_classify: bool, expected: tuple[int, ...]
 ) -> None:
     app = create_app(settings.model_copy(update={"open_classify": open_classify}))
-    with TestClient(app, client=client) as caller:
+    with TestClient(app, base_url="http://127.0.0.1", client=client) as caller:
         assert tuple(status(caller, scope) for scope in CALLS) == expected
         assert caller.get("/healthz").status_code == 200
 
 
 def test_a_call_that_was_passed_on_is_not_this_machine_s(settings: Settings) -> None:
-    with TestClient(create_app(settings), client=HERE) as caller:
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", client=HERE) as caller:
         assert caller.post("/v1/classify", json=BODY, headers={"X-Forwarded-For": "203.0.113.7"}).status_code == 401
         assert caller.get("/v1/labels/export", headers={"Via": "1.1 proxy"}).status_code == 401
 
@@ -77,7 +96,7 @@ def test_keys_open_what_their_scopes_say(settings: Settings, tmp_path: Path) -> 
     path.write_text(f"keys:\n{first}{second}", "utf-8")
     assert newsroom not in path.read_text("utf-8")
     app = create_app(settings.model_copy(update={"api_keys_file": path}))
-    with TestClient(app, client=HERE) as caller:
+    with TestClient(app, base_url="http://127.0.0.1", client=HERE) as caller:
         assert [status(caller, scope, newsroom) for scope in CALLS] == [200, 403, 403]
         assert [status(caller, scope) for scope in CALLS] == [401, 401, 401], "with keys, this machine needs one too"
         assert status(caller, "classify", newsroom[:-1]) == 401

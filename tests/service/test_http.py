@@ -1,7 +1,9 @@
 """The contract of every address, against the real app on a real bundle."""
 
+import gc
 import gzip
 import logging
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.app import create_app
+from models.bundle import open_bundle
+from models.classifier import Classifier
+from service.app import Opened, create_app
 from service.settings import Settings
 
 SENTENCES = [f"We are ready to talk, for the {n}th time." for n in range(15)] + ["No talks. " * (n + 1) for n in range(15)]
@@ -20,7 +24,9 @@ JSON = {"Content-Type": "application/json"}
 @pytest.fixture(scope="module")
 def client(tiny_bundle: Path) -> Iterator[TestClient]:
     settings = Settings(model=str(tiny_bundle), max_sentences=40, max_characters=500, max_body_bytes=20_000)
-    with TestClient(create_app(settings), client=("127.0.0.1", 50_000), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(settings), base_url="http://127.0.0.1", client=("127.0.0.1", 50_000), raise_server_exceptions=False
+    ) as client:
         yield client
 
 
@@ -158,9 +164,8 @@ def test_model_health_metrics_and_docs(client: TestClient, tiny_bundle: Path) ->
 
 
 def test_before_start_up_nothing_is_ready(tiny_bundle: Path) -> None:
-    client = TestClient(
-        create_app(Settings(model=str(tiny_bundle))), client=("127.0.0.1", 50_000)
-    )  # without `with`, the lifespan does not run
+    app = create_app(Settings(model=str(tiny_bundle)))
+    client = TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50_000))  # without `with`, the lifespan does not run
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").status_code == 503
     answer = client.post("/v1/classify", json={"sentences": ["a"]})
@@ -185,3 +190,14 @@ def test_explaining_too_much_is_refused(client: TestClient) -> None:
     assert (answer.status_code, answer.json()["code"]) == (422, "too_many_explained")
     answer = client.post("/v1/classify", json={"sentences": ["One more."], "explain": "yes"})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+
+
+def test_an_application_does_not_keep_the_model_that_it_was_given(tiny_bundle: Path) -> None:
+    classifier = Classifier(open_bundle(tiny_bundle), workers=1)
+    kept = weakref.ref(classifier)
+    app = create_app(Settings(model=str(tiny_bundle)), Opened(classifier, "1"))
+    del classifier
+    with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50_000)) as client:
+        assert client.get("/v1/model").json()["version"] == "1"
+    gc.collect()
+    assert kept() is None

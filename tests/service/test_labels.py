@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def settings(tiny_bundle: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings), client=HERE, raise_server_exceptions=False) as client:
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", client=HERE, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -123,7 +124,7 @@ def test_the_queue_s_order() -> None:
 def test_a_store_that_does_not_work_is_said_and_classifying_goes_on(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, it is only text " * 50, "utf-8")
     broken = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/text.db"})
-    with TestClient(create_app(broken), client=HERE, raise_server_exceptions=False) as client:
+    with TestClient(create_app(broken), base_url="http://127.0.0.1", client=HERE, raise_server_exceptions=False) as client:
         answer = give(client, {"sentence": "a", "label": "neutral"})
         assert (answer.status_code, answer.json()["code"]) == (503, "labels_unavailable")
         assert "STANCEWIRE_DATABASE_URL" in answer.json()["detail"]
@@ -138,3 +139,13 @@ def test_the_store_keeps_every_label_and_reads_the_latest(tmp_path: Path) -> Non
     assert [(label.annotator, label.label) for label in store.current()] == [("Ann", "pro_dialogue"), ("Bo", "neutral")]
     assert store.count() == 3
     store.close()
+
+
+def test_without_the_packages_of_the_store_the_rest_goes_on(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "models.label_store", None)  # an import of it fails now
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", client=HERE, raise_server_exceptions=False) as client:
+        for answer in (give(client, {"sentence": "We met.", "label": "neutral"}), client.get("/v1/labels/export")):
+            assert (answer.status_code, answer.json()["code"]) == (503, "labels_unavailable")
+            assert "stancewire[registry]" in answer.json()["detail"]
+        for _ in range(2):
+            assert client.post("/v1/classify", json={"sentences": ["We met.", "They left."]}).status_code == 200

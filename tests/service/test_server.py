@@ -14,7 +14,7 @@ from models.errors import UsageError
 from service.server import bind
 from tests.conftest import Serving
 
-HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
 def exchange(port: int, request: bytes) -> bytes:
@@ -42,7 +42,7 @@ def test_slow_and_broken_bodies_then_a_clean_stop(tiny_bundle: Path, serving: Se
         for garbage in (b"\x16\x03\x01\x02\x00\x01\x00", b"hello\r\n\r\n", b"GET /\xff\xfe HTTP/1.1\r\n\r\n"):
             answer = exchange(port, garbage)
             assert answer.startswith(b"HTTP/1.1 4") and b"application/problem+json" in answer, (garbage, answer)
-        metrics = exchange(port, b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        metrics = exchange(port, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         assert b'status="408"' in metrics and b'status="5' not in metrics
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)

@@ -19,7 +19,9 @@ HEADERS = {"Content-Type": "application/x-ndjson"}
 @pytest.fixture(scope="module")
 def client(tiny_bundle: Path) -> Iterator[TestClient]:
     settings = Settings(model=str(tiny_bundle), max_characters=500, max_body_bytes=2000, max_queued_tokens=500)
-    with TestClient(create_app(settings), client=("127.0.0.1", 50_000), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(settings), base_url="http://127.0.0.1", client=("127.0.0.1", 50_000), raise_server_exceptions=False
+    ) as client:
         yield client
 
 

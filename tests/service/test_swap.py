@@ -67,7 +67,7 @@ def resident_mb(process_id: int) -> float:
 async def ask(port: int) -> tuple[int, dict[str, Any]]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     body = json.dumps({"sentences": SENTENCES}).encode()
-    head = f"POST /v1/classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    head = f"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
     head += "Connection: close\r\n\r\n"
     writer.write(head.encode() + body)
     raw = await reader.read()
