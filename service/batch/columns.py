@@ -28,6 +28,7 @@ def _type_of(values: Sequence[Any]) -> Any:
 
 
 def wider(known: Any, new: Any) -> Any:
+    """The type that holds what both hold; text, as JSON, where they are of two kinds."""
     if known is _MISSING or known == new or pa.types.is_null(known):
         return new
     if pa.types.is_null(new):
