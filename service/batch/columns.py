@@ -1,7 +1,7 @@
 """Types of columns: what rows of JSON hold, and what several files have together."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -51,7 +51,11 @@ def unite(sources: Sequence[Source], schemas: Sequence[Any]) -> Any:
     first = schemas[0]
     if any(schema != first for schema in schemas):
         try:
-            first = pa.unify_schemas([_loosened(schema, schemas) for schema in schemas], promote_options="permissive")
+            kinds: dict[str, set[Any]] = {}
+            for schema in schemas:
+                for each in schema:
+                    kinds.setdefault(each.name, set()).add(each.type)
+            first = pa.unify_schemas([_loosened(schema, kinds) for schema in schemas], promote_options="permissive")
         except pa.ArrowException as error:
             names = ", ".join(source.shown for source in sources[:3])
             raise UsageError(
@@ -61,12 +65,12 @@ def unite(sources: Sequence[Source], schemas: Sequence[Any]) -> Any:
     return pa.schema([_settled(field) for field in first], metadata=schemas[0].metadata if alike else None)
 
 
-def _loosened(schema: Any, schemas: Sequence[Any]) -> Any:
-    """`schema` with columns that may be null, and such as are encoded by dictionary in some files alone not encoded."""
+def _loosened(schema: Any, kinds: Mapping[str, set[Any]]) -> Any:
+    """`schema` with columns that may be null, and such as are encoded by dictionary in some files alone not encoded; `kinds` are
+    the types that a column has in any file."""
     fields = []
     for each in schema:
-        others = {other.field(each.name).type for other in schemas if each.name in other.names}
-        kind = each.type.value_type if pa.types.is_dictionary(each.type) and len(others) > 1 else each.type
+        kind = each.type.value_type if pa.types.is_dictionary(each.type) and len(kinds[each.name]) > 1 else each.type
         fields.append(each.with_type(kind).with_nullable(True))
     return pa.schema(fields)
 

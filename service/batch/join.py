@@ -73,11 +73,11 @@ def shard_ending(target: Target, ending: Ending) -> Ending:
 def find_joined(target: Target, store: Store) -> dict[str, Any] | None:
     """What a job left that was killed when its single file was in place and its shards were not all gone: `counts`, and `job`, the
     digest of what it was begun with; None where there is no such."""
-    if target.file is None or not target.file.is_file():
+    note = store.read(_JOINED) if target.file is not None and target.file.is_file() else None
+    if target.file is None or note is None:
         return None
-    note = store.read(_JOINED)
-    content: dict[str, Any] = json.loads(note) if note else {}
-    return content if content.get("sha256") == sha256_file(target.file) else None
+    content: dict[str, Any] = json.loads(note)
+    return content if content["sha256"] == sha256_file(target.file) else None
 
 
 def clear_joined(store: Store) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from models.bundle import open_bundle
 from service.batch.job import Options
 from service.batch.join import Target
 from service.batch.run import run_job
+from tests.batch.helpers import command
 
 pytest.importorskip("ray", reason="Ray is an extra: pip install 'stancewire[ray]'")
 SHARDS = 12
@@ -46,18 +46,7 @@ def test_an_actor_that_is_killed_loses_nothing(tmp_path: Path, archive: Path, ti
     options = Options(shard_rows=2500)
     run_job([str(archive)], Target.of(str(tmp_path / "here"), None, single=False)[0], [bundle], options, workers=1, quiet=True)
     out = tmp_path / "out"
-    call = [
-        sys.executable,
-        "-m",
-        "stancewire",
-        "score",
-        str(archive),
-        str(out),
-        "--model",
-        str(tiny_bundle),
-        "--shard-rows",
-        "2500",
-    ]
+    call = command(archive, out, "--model", tiny_bundle, "--shard-rows", "2500")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(
         [*call, "--engine", "ray", "--workers", "2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -85,19 +74,7 @@ def test_an_actor_that_is_killed_loses_nothing(tmp_path: Path, archive: Path, ti
 
 def test_a_signal_ends_the_job_and_the_same_call_goes_on(tmp_path: Path, archive: Path, tiny_bundle: Path) -> None:
     out = tmp_path / "out"
-    call = [
-        sys.executable,
-        "-m",
-        "stancewire",
-        "score",
-        archive.name,
-        str(out),
-        "--model",
-        str(tiny_bundle),
-        "--shard-rows",
-        "2500",
-    ]
-    call += ["--engine", "ray", "--workers", "1"]
+    call = command(archive.name, out, "--model", tiny_bundle, "--shard-rows", "2500", "--engine", "ray", "--workers", "1")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(call, cwd=archive.parent, stderr=subprocess.PIPE, text=True, env=environment) as process:
         while not list(out.glob("part-*")) and process.poll() is None:
@@ -113,7 +90,7 @@ def test_a_signal_ends_the_job_and_the_same_call_goes_on(tmp_path: Path, archive
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path, archive: Path, tiny_bundle: Path) -> None:
-    call = [sys.executable, "-m", "stancewire", "score", str(archive), str(tmp_path / "out"), "--model", str(tiny_bundle)]
+    call = command(archive, tmp_path / "out", "--model", tiny_bundle)
     found = subprocess.run([*call, "--engine", "ray", "--address", "127.0.0.1:1"], capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert "no Ray cluster answers" in found.stderr

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
+
+from tests.batch.helpers import command
 
 ROWS = 120
 
@@ -41,8 +42,7 @@ def _environment(given: dict[str, str]) -> Iterator[None]:
 
 
 def score(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stancewire", "score", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_from_a_bucket_to_a_bucket(tmp_path: Path, tiny_bundle: Path, s3: tuple[str, pafs.S3FileSystem]) -> None:
