@@ -110,6 +110,7 @@ def draw(medians: dict[str, float], path: Path) -> None:
     names = list(medians)[::-1]
     bars = axes.barh(names, [medians[name] for name in names])
     axes.bar_label(bars, fmt="%.0f", padding=3)
+    axes.margins(x=0.1)  # room for the numbers
     axes.set_xlabel("rows/s")
     figure.tight_layout()
     figure.savefig(path)

@@ -160,7 +160,8 @@ def draw(medians: dict[str, dict[str, float]], path: Path) -> None:
         offsets = [position + place * 0.16 for position in range(len(servers))]
         axes.bar(offsets, [medians[name][f"{clients}x{count}"] for name in servers], 0.15, label=f"{clients} clients × {count}")
     axes.axhline(medians["bare engine"]["single"], color="grey", linestyle="--", label="bare engine, one a call")
-    axes.set_xticks([position + 0.32 for position in range(len(servers))], servers, fontsize=8)
+    names = [name.replace(" + ", " +\n").replace(", ", ",\n") for name in servers]
+    axes.set_xticks([position + 0.32 for position in range(len(servers))], names, fontsize=8)
     axes.set_ylabel("sentences/s")
     axes.legend(fontsize=8)
     figure.tight_layout()
