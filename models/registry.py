@@ -4,7 +4,9 @@
 MLFLOW_TRACKING_URI (sqlite:///mlflow.db where it is not set) by way of a cache in ~/.cache/stancewire, all else is a folder.
 """
 
+import atexit
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -149,7 +151,15 @@ def _cache() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="stancewire-bundles-"))
+        return _spare()
+
+
+@functools.cache
+def _spare() -> Path:
+    """A folder that this process removes at its end."""
+    folder = tempfile.mkdtemp(prefix="stancewire-bundles-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _kept(cache: Path, bundle_id: str) -> Bundle | None:

@@ -1,6 +1,7 @@
 """The application factory: nothing happens at import, everything belongs to the app that `create_app` returns."""
 
 import asyncio
+import logging
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -12,9 +13,11 @@ from fastapi import FastAPI
 
 from models.classifier import Classifier
 from models.cores import usable_cores
+from models.errors import StancewireError
 from models.registry import Source, follows, resolve
 from service import errors
 from service.auth import Keys
+from service.bell import Bell
 from service.body import BodyLimit
 from service.drift import Drift
 from service.errors import Problem
@@ -27,6 +30,7 @@ from service.shadow import Shadow
 from service.slot import Slot, followed
 from service.telemetry import Observe, Telemetry
 
+_log = logging.getLogger("stancewire")
 STREAMS = frozenset({"/v1/classify/stream"})
 
 
@@ -67,20 +71,29 @@ def _delay_stops(app: FastAPI, delay_s: float) -> None:
         signal.signal(number, drain)
 
 
-def create_app(settings: Settings | None = None, source: Source | Opened | None = None) -> FastAPI:
-    """An app that serves `source`, or the model that `settings` name; it is opened at start-up, unless `source` is open already."""
+def create_app(settings: Settings | None = None, source: Source | Opened | None = None, bell: Bell | None = None) -> FastAPI:
+    """An app that serves `source`, or the model that `settings` name; it is opened at start-up, unless `source` is open already.
+
+    With `bell` it is one of several processes: it tells the others of reloads and swaps. One that starts after the first of these
+    asks the registry what to begin with, since `source` may be out of date, and takes `source` where the registry does not answer.
+    """
     chosen = settings or load_settings()
     telemetry = Telemetry()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         workers = chosen.engine_threads or max(1, usable_cores() // chosen.workers)
-        slot = Slot(chosen.model, telemetry, workers=workers, max_queued_tokens=chosen.max_queued_tokens)
+        slot = Slot(chosen.model, telemetry, workers=workers, max_queued_tokens=chosen.max_queued_tokens, bell=bell)
 
         def open_first() -> tuple[Classifier, str]:
             if isinstance(source, Opened):
                 return source.take()
             found = source or resolve(chosen.model)
+            if slot.heard and follows(chosen.model):
+                try:
+                    found = resolve(chosen.model)
+                except StancewireError as error:
+                    _log.error("this process begins with version %s: %s", found.version, error)
             return Classifier(found.bundle, workers=workers), found.version
 
         await slot.fill(open_first)

@@ -17,6 +17,7 @@ from models.errors import UsageError
 from models.registry import Source, resolve
 from service.app import Opened, create_app
 from service.auth import Keys
+from service.bell import Bell
 from service.protocol import GuardedConfig
 from service.settings import Settings
 
@@ -37,8 +38,8 @@ def run_server(settings: Settings) -> None:
             Keys.load(settings.api_keys_file, open_classify=settings.open_classify)
             Classifier(source.bundle).close()  # what is wrong with it is said here, once
             _announce(source, listener)
-            # the bundle is verified and local by now, and a process of its own opens it: no registry is asked again
-            supervisor = Multiprocess(_config(settings, partial(create_app, settings, source)), sockets=[listener])
+            # the bundle is verified and local by now, and a process of its own opens it: no registry is asked again at the start
+            supervisor = Multiprocess(_config(settings, partial(create_app, settings, source, Bell())), sockets=[listener])
             supervisor.run()
 
 

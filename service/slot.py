@@ -9,21 +9,26 @@ in `/v1/model`.
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from fastapi import Request
 
+from models.bundle import Bundle
 from models.classifier import Classifier
-from models.errors import UsageError
+from models.errors import BundleError, UsageError
 from models.registry import Source, peek, resolve
 from service.answers import Answers
 from service.batcher import Batcher
+from service.bell import Bell
 from service.errors import Problem
 from service.telemetry import Telemetry
 
 _log = logging.getLogger("stancewire")
+_REFUSED_S = 600.0  # after which a candidate that could not be taken is looked at again unasked
+_LISTEN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,11 @@ class _Held:
 class Slot:
     """Holds the model that answers; everything but the opening of models happens on the event loop."""
 
-    def __init__(self, model: str, telemetry: Telemetry, *, workers: int, max_queued_tokens: int) -> None:
+    def __init__(self, model: str, telemetry: Telemetry, *, workers: int, max_queued_tokens: int, bell: Bell | None = None) -> None:
         self._telemetry = telemetry
+        self.bell = bell
+        self.heard = bell.rung if bell is not None else 0
+        self._refused: tuple[str, float] | None = None
         self._workers, self._max_queued_tokens = workers, max_queued_tokens
         self._held: _Held | None = None
         self._turn = asyncio.Lock()
@@ -88,16 +96,20 @@ class Slot:
         await asyncio.to_thread(classifier.warm)
         self._put(classifier, version)
 
-    async def ask(self) -> bool:
+    async def ask(self, *, again: bool = False) -> bool:
         """Ask the registry once, and swap where it means another bundle now; whether it did.
 
-        Problem `swap_failed` where that cannot be done; the model in the slot stays.
+        Problem `swap_failed` where that cannot be done; the model in the slot stays. A candidate that was refused is not fetched
+        and tried at every time again, but after ten minutes, or where `again` says so.
         """
         async with self._turn:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             model, swaps = self.following.model, self.following.swaps
             try:
-                swapped = await self._ask(model)
+                swapped = await self._ask(model, again)
+            except _StillRefused:
+                self.following = replace(self.following, asked=now)
+                raise Problem(502, "swap_failed", f"The model stays as it is: {self.following.error}") from None
             except Exception as error:  # whatever a candidate or a registry raises, the model in the slot stays
                 self._telemetry.swap_failures.inc()
                 if self.following.error != str(error):  # once, not at every time it is asked
@@ -107,13 +119,29 @@ class Slot:
             self.following = Following(model, now, swaps + swapped)
             return swapped
 
-    async def _ask(self, model: str) -> bool:
+    async def _ask(self, model: str, again: bool) -> bool:
         held = self._held
         if held is None:
             return False
         current = held.classifier.bundle
-        if await asyncio.to_thread(peek, model) == current.id:
+        meant = await asyncio.to_thread(peek, model)
+        if meant == current.id:
             return False
+        if meant is not None and not again and self._refused is not None:
+            refused, until = self._refused
+            if meant == refused and time.monotonic() < until:
+                raise _StillRefused
+        self._refused = None
+        try:
+            swapped = await self._take(model, current)
+        except (BundleError, UsageError):  # of the candidate's own making; what else goes wrong may be gone the next time
+            self._refused = None if meant is None else (meant, time.monotonic() + _REFUSED_S)
+            raise
+        if swapped and self.bell is not None:
+            self.bell.ring()
+        return swapped
+
+    async def _take(self, model: str, current: Bundle) -> bool:
         source = await asyncio.to_thread(resolve, model)
         if source.bundle.id == current.id:
             return False
@@ -147,6 +175,10 @@ class Slot:
         await asyncio.gather(*self._retiring)
 
 
+class _StillRefused(Exception):
+    """The registry still means the candidate that was refused."""
+
+
 def _open(source: Source, workers: int) -> Classifier:
     classifier = Classifier(source.bundle, workers=workers)
     try:
@@ -165,15 +197,22 @@ async def _retire(held: _Held) -> None:
 
 @contextlib.asynccontextmanager
 async def followed(slot: Slot, every_s: float) -> AsyncIterator[None]:
-    """Ask the registry every `every_s` seconds while the block runs; never where that is 0."""
+    """Ask the registry every `every_s` seconds while the block runs, and when another process rings; where `every_s` is 0, only
+    then."""
 
     async def follow() -> None:
+        waited = 0.0
         while True:
-            await asyncio.sleep(every_s)
-            with contextlib.suppress(Problem):
-                await slot.ask()
+            pause = every_s if slot.bell is None else min(every_s or _LISTEN_S, _LISTEN_S)
+            await asyncio.sleep(pause)
+            waited += pause
+            rung = slot.bell.rung if slot.bell is not None else slot.heard
+            if (called := rung != slot.heard) or 0 < every_s <= waited:
+                slot.heard, waited = rung, 0.0
+                with contextlib.suppress(Problem):
+                    await slot.ask(again=called)
 
-    task = asyncio.ensure_future(follow()) if every_s else None
+    task = asyncio.ensure_future(follow()) if every_s or slot.bell is not None else None
     try:
         yield
     finally:

@@ -70,6 +70,21 @@ def test_fetched_bundles_are_cached_and_mended(
     assert resolve("models:/tiny/1").bundle.id == first.id
 
 
+def test_without_a_cache_one_folder_holds_what_is_fetched_and_goes_with_the_process(
+    tiny_bundle: Path, tracking: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    count = "import os; from models.registry import resolve; [resolve('models:/tiny/1') for _ in range(3)]; print(os.listdir())"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": tracking, "XDG_CACHE_HOME": str(tmp_path / "file"), "TMPDIR": str(spare)}
+    said = subprocess.run(
+        [sys.executable, "-c", count], cwd=spare, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert said.count("stancewire-bundles-") == 1
+    assert not list(spare.glob("stancewire-bundles-*"))
+
+
 def test_two_runs_are_equal_and_a_killed_one_goes_on(tiny_bundle: Path, tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
     expected = open_bundle(tiny_bundle).manifest.files["model.safetensors"]
     out = tmp_path / "run"

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import signal
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +16,10 @@ import pytest
 
 from models.bundle import Bundle, open_bundle
 from models.classifier import Classifier
+from models.registry import Source, resolve
+from service.api import ClassifyRequest
+from service.slot import Slot
+from service.telemetry import Telemetry
 from tests.conftest import Serving
 from tests.test_aliases import retempered
 from training.tracking import register
@@ -169,6 +175,106 @@ def test_what_is_wrong_with_a_candidate_is_said_and_the_old_one_answers(serving:
         assert call(port, "GET", "/v1/model")[1]["following"]["error"] is None
         metrics = call(port, "GET", "/metrics")[1]
         assert "stancewire_swap_failures_total 4.0" in metrics and "stancewire_swaps_total 1.0" in metrics
+
+
+def test_a_refused_candidate_is_tried_once_until_somebody_asks(serving: Serving, registry: Registry) -> None:
+    with serving("models:/swap@champion", follow_s=0.1) as (_, port):
+
+        def failures() -> str:
+            [line] = [
+                line for line in call(port, "GET", "/metrics")[1].splitlines() if line.startswith("stancewire_swap_failures_total ")
+            ]
+            return str(line.split()[1])
+
+        registry.point(2)
+        for _ in range(300):
+            if failures() != "0.0":
+                break
+            time.sleep(0.1)
+        asked = call(port, "GET", "/v1/model")[1]["following"]["asked"]
+        for _ in range(100):  # it goes on asking the registry, and does not fetch what it means
+            if call(port, "GET", "/v1/model")[1]["following"]["asked"] > asked:
+                break
+            time.sleep(0.1)
+        found = call(port, "GET", "/v1/model")[1]["following"]
+        assert found["asked"] > asked and "has the labels a, b, c" in found["error"]
+        assert failures() == "1.0"
+        assert call(port, "POST", "/v1/admin/reload")[0] == 502
+        assert failures() == "2.0"
+        registry.point(1)
+        for _ in range(300):
+            if call(port, "GET", "/v1/model")[1]["id"] == registry.bundles[1].id:
+                break
+            time.sleep(0.1)
+        assert call(port, "GET", "/v1/model")[1]["following"]["error"] is None
+
+
+def children(process_id: int) -> set[int]:
+    """The processes that serve below a supervisor: those with the port open beside it."""
+    found = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text("utf-8").rpartition(")")[2].split()[1])
+            line = (folder / "cmdline").read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if parent == process_id and b"resource_tracker" not in line:
+            found.add(int(folder.name))
+    return found
+
+
+def ids(port: int, calls: int) -> set[str]:
+    """The models that answer on as many new connections."""
+    return {call(port, "GET", "/v1/model")[1]["id"] for _ in range(calls)}
+
+
+def test_a_reload_reaches_every_process_and_those_that_start_later(serving: Serving, registry: Registry) -> None:
+    with serving("models:/swap@champion", follow_s=0, workers=2) as (process, port):
+        assert ids(port, 30) == {registry.bundles[0].id}
+        registry.point(1)
+        assert call(port, "POST", "/v1/admin/reload")[1]["swapped"]
+        for _ in range(300):
+            if ids(port, 30) == {registry.bundles[1].id}:
+                break
+            time.sleep(0.1)
+        killed = children(process.pid)
+        assert len(killed) == 2
+        for each in killed:
+            os.kill(each, signal.SIGKILL)
+        assert ids(port, 30) == {registry.bundles[1].id}, "they do not begin with the model of the service's start"
+        assert not killed & children(process.pid)
+
+
+def test_a_slow_candidate_holds_nobody_up(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fetching is made to last; everything else is as ever."""
+    fetched = threading.Event()
+
+    def slowly(model: str) -> Source:
+        fetched.wait(60)
+        return resolve(model)
+
+    async def swap() -> tuple[list[str], str]:
+        slot = Slot("models:/swap@champion", Telemetry(), workers=1, max_queued_tokens=65536)
+        await slot.fill(lambda: (Classifier(registry.bundles[0]), "1"))
+        registry.point(1)
+        monkeypatch.setattr("service.slot.resolve", slowly)
+        asking = asyncio.ensure_future(slot.ask())
+        meanwhile = []
+        for _ in range(200):
+            with slot.lease() as answers:
+                asked = ClassifyRequest(sentences=SENTENCES)
+                await answers.request(asked, 30, asyncio.get_running_loop().create_future())
+                meanwhile.append(answers.bundle.id)
+        assert not asking.done()
+        fetched.set()
+        assert await asking
+        with slot.lease() as answers:
+            last = answers.bundle.id
+        await slot.close()
+        return meanwhile, last
+
+    meanwhile, last = asyncio.run(swap())
+    assert set(meanwhile) == {registry.bundles[0].id} and last == registry.bundles[1].id
 
 
 def test_a_model_that_cannot_change_is_not_followed(serving: Serving, tiny_bundle: Path) -> None:
