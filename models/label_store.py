@@ -25,6 +25,7 @@ from models.text import normalise
 DEFAULT_URL = "sqlite:///labels.db"
 _MIGRATIONS = Path(__file__).parent / "label_migrations"
 _BUSY_S = 30
+_CONNECT_S = 5
 _PAGE = 1000
 
 _metadata = sa.MetaData()
@@ -101,14 +102,15 @@ class LabelStore:
         """Open it, and bring its tables to this release's; LabelStoreError where that cannot be done."""
         self.url = url
         with self._said():
-            options = {"connect_args": {"timeout": _BUSY_S}} if url.startswith("sqlite") else {}
             try:
-                self._engine = sa.create_engine(url, **options)
+                self._engine = sa.create_engine(url, **_options(url))
             except sa.exc.ArgumentError as error:
                 raise UsageError(f"{url.partition('://')[0]!r} is no database. Write sqlite:///FILE or postgresql://...") from error
             if self._engine.dialect.name == "sqlite":
                 sa.event.listen(self._engine, "connect", _set_up)
                 sa.event.listen(self._engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            if self._engine.dialect.name == "postgresql":
+                sa.event.listen(self._engine, "connect", _set_patience)
             self._migrate()
 
     def add(self, labels: Sequence[Label]) -> list[bool]:
@@ -119,6 +121,8 @@ class LabelStore:
         rows = [{**_columns(label), "digest": digest_of(label.sentence)} for label in labels]
         fresh: list[bool] = []
         with self._said(), self._engine.begin() as connection:
+            if self._engine.dialect.name == "postgresql":  # writers take turns, whatever the order of their keys
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7262002)"))
             for row in rows:
                 known = self._find(connection, row["key"])
                 if known is None:
@@ -156,7 +160,8 @@ class LabelStore:
     def remember(self, sentences: Sequence[Seen]) -> None:
         """Count sentences of which the service was not sure."""
         with self._said(), self._engine.begin() as connection:
-            for each in sentences:
+            # in one order, so that two processes never wait for each other's rows
+            for each in sorted(sentences, key=lambda each: digest_of(each.sentence)):
                 values = {"sentence": each.sentence, "predicted": each.predicted, "confidence": each.confidence}
                 insert = self._insert(_seen).values(
                     digest=digest_of(each.sentence), times=each.times, model_id=each.model_id, **values
@@ -220,8 +225,25 @@ class LabelStore:
             ) from error
 
 
+def _options(url: str) -> dict[str, Any]:
+    """What the engine is made with: nothing may wait without end, and connections that the server has dropped are made anew."""
+    if url.startswith("sqlite"):
+        return {"connect_args": {"timeout": _BUSY_S}}
+    options: dict[str, Any] = {"pool_pre_ping": True, "pool_timeout": _BUSY_S}
+    if url.partition(":")[0] in ("postgresql", "postgresql+psycopg2", "postgresql+psycopg"):
+        options["connect_args"] = {"connect_timeout": _CONNECT_S}
+    return options
+
+
 def _columns(label: Label) -> dict[str, Any]:
     return {name: getattr(label, name) for name in label.__slots__}
+
+
+def _set_patience(connection: Any, record: object) -> None:
+    """PostgreSQL: a statement that takes longer than any should is given up by the server."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SET statement_timeout = {_BUSY_S * 1000}")
+    connection.commit()
 
 
 def _set_up(connection: Any, record: object) -> None:

@@ -21,7 +21,7 @@ from service.bell import Bell
 from service.body import BodyLimit
 from service.drift import Drift
 from service.errors import Problem
-from service.labels import Labels
+from service.label_calls import Labels
 from service.labels import router as labels_router
 from service.page import router as page_router
 from service.routes import router

@@ -1,15 +1,13 @@
 """Labels over HTTP: corrections in, the queue of what to label next, everything out again.
 
-The store is opened at the first call that needs it, and every call to it runs in a thread. The queue takes what the model was not
+The queue takes what the model was not
 sure of: less sure and more frequent first, each pick unlike those before it, and nothing twice to one annotator.
 """
 
-import asyncio
 import json
 import logging
 import math
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,25 +15,21 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import StancewireError
-from models.schema import Prediction
-from models.text import has_surrogate, normalise, words
+from models.text import normalise, words
 from service.auth import needs
-from service.errors import Problem, log_problem, problems
+from service.errors import Problem, problems
+from service.label_calls import NEEDED, Labels
 from service.settings import Settings
 from service.slot import slot_of
 from service.stream import MEDIA_TYPE as NDJSON
 
 if TYPE_CHECKING:
-    from models.label_store import LabelStore, Seen
+    from models.label_store import Seen
 
 router = APIRouter()
 _log = logging.getLogger("stancewire")
 _EXPORT_ROWS = 500
-_NEEDED = "the label store needs packages that this service lacks. Run `pip install 'stancewire[registry]'`."
 _CANDIDATES = 40  # for each item of the queue
-_FLUSH_S = 1.0
-_REMEMBERED = 2000  # sentences between two flushes; more are not kept
 
 
 class _Shape(BaseModel):
@@ -93,80 +87,6 @@ class QueueResponse(_Shape):
     labels: list[str] = Field(description="the labels to choose from")
 
 
-class Labels:
-    """The label store of one application, and what waits to be remembered for the queue."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._url, self._remember = settings.database_url, settings.remember_unsure
-        self._store: LabelStore | None = None
-        self._lock = threading.Lock()
-        self._unsure: dict[str, Seen] = {}
-
-    async def call(self, use: "Callable[[LabelStore], Any]") -> Any:
-        """What `use` makes of the store, in a thread; Problem `labels_unavailable` where the store does not work."""
-
-        def run() -> Any:
-            return use(self._open())
-
-        try:
-            return await asyncio.to_thread(run)
-        except (StancewireError, ImportError) as error:
-            said = _NEEDED if isinstance(error, ImportError) else error
-            raise Problem(503, "labels_unavailable", f"Nothing was stored: {said}", headers={"Retry-After": "30"}) from error
-
-    def _open(self) -> "LabelStore":
-        from models.label_store import LabelStore
-
-        with self._lock:
-            if self._store is None:
-                self._store = LabelStore(self._url)
-            return self._store
-
-    def notice(self, sentences: Sequence[str], predictions: Sequence[Prediction], model_id: str) -> None:
-        """Keep what the model was not sure of, where the settings say so."""
-        if not self._remember or all(prediction.confident for prediction in predictions):
-            return
-        try:
-            from models.label_store import Seen
-        except ImportError as error:
-            self._remember = False
-            _log.error("nothing is kept for the labelling queue: %s (%s)", _NEEDED, error)
-            return
-
-        for sentence, prediction in zip(sentences, predictions, strict=True):
-            if (
-                not prediction.confident
-                and "\x00" not in sentence
-                and not has_surrogate(sentence)
-                and len(self._unsure) < _REMEMBERED
-            ):
-                times = self._unsure[sentence].times + 1 if sentence in self._unsure else 1
-                confidence = prediction.probabilities[prediction.label]
-                self._unsure[sentence] = Seen(sentence, times, prediction.label, confidence, model_id)
-
-    async def flush(self) -> None:
-        """Write what was kept."""
-        kept, self._unsure = list(self._unsure.values()), {}
-        if kept:
-            await self.call(lambda store: store.remember(kept))
-
-    async def keep_flushing(self) -> None:
-        """Write what was kept every second; what cannot be written is dropped, since answers matter more."""
-        while True:
-            await asyncio.sleep(_FLUSH_S)
-            try:
-                await self.flush()
-            except Problem as problem:
-                log_problem(problem)
-            except Exception:  # one bad flush must not end the next ones
-                _log.exception("sentences for the labelling queue were lost")
-
-    def close(self) -> None:
-        """Close the store."""
-        if self._store is not None:
-            self._store.close()
-
-
 def _labels(request: Request) -> Labels:
     labels: Labels = request.app.state.labels
     return labels
@@ -186,7 +106,7 @@ async def give(request: Request) -> LabelsResponse:
     try:
         from models.label_store import KeyTaken, Label
     except ImportError as error:
-        raise Problem(503, "labels_unavailable", f"Nothing was stored: {_NEEDED}") from error
+        raise Problem(503, "labels_unavailable", f"Nothing was stored: {NEEDED}") from error
     asked = _read(request, await request.body())
     known = _known_labels(request)
     settings: Settings = request.app.state.settings

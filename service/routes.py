@@ -22,7 +22,7 @@ from service.api import (
 from service.auth import needs, public
 from service.drift import Drift
 from service.errors import Problem, problems
-from service.labels import Labels
+from service.label_calls import Labels
 from service.request import hang_up, read_deadline, read_sentences
 from service.settings import Settings
 from service.shadow import Shadow

@@ -6,9 +6,11 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +161,23 @@ def test_labels_in_and_out_by_command(tmp_path: Path) -> None:
     wrong = command("import", first, "--annotator", "Ann", *place)
     assert (wrong.returncode, "first.csv:2: label is not one of" in wrong.stderr) == (2, True)
     assert "5 labels ever given" in command("stats", *place).stdout
+
+
+def test_writers_in_opposite_orders_do_not_fail_each_other(url: str) -> None:
+    rounds = 30
+    stores = [LabelStore(url) for _ in range(2)]
+    start = threading.Barrier(2)
+
+    def write(store: LabelStore, order: int) -> int:
+        new = 0
+        for round_ in range(rounds):
+            labels = [Label(f"Talk {round_}-{n}.", "neutral", "ann", key=f"{round_}-{n}") for n in range(20)][::order]
+            start.wait(60)
+            new += sum(store.add(labels))
+            store.remember([Seen(label.sentence, 1, "neutral", 0.4, "m") for label in labels])
+        return new
+
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(write, stores, (1, -1)))
+    assert sum(found) == stores[0].count() == rounds * 20
+    assert {each.times for each in stores[0].unsure("bob", 1000)} == {2}

@@ -1,19 +1,28 @@
 """Labels over HTTP, on the real store: stored once, on disk, out again, and what to label next."""
 
+import contextlib
 import json
+import os
+import signal
 import sqlite3
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from models.label_store import LabelStore, Seen
 from service.app import create_app
 from service.labels import pick
 from service.settings import Settings
+from tests.conftest import Serving, children
+from tests.postgres import postgres, programs
 
 HERE = ("127.0.0.1", 50_000)
 
@@ -149,3 +158,57 @@ def test_without_the_packages_of_the_store_the_rest_goes_on(settings: Settings, 
             assert "stancewire[registry]" in answer.json()["detail"]
         for _ in range(2):
             assert client.post("/v1/classify", json={"sentences": ["We met.", "They left."]}).status_code == 200
+
+
+@contextlib.contextmanager
+def frozen(main: int) -> Iterator[None]:
+    """A process and its children stand still while the block runs."""
+    os.kill(main, signal.SIGSTOP)
+    processes = [main, *children(main)]
+    try:
+        for each in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGSTOP)
+        yield
+    finally:
+        for each in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGCONT)
+
+
+@pytest.mark.skipif(programs() is None, reason="PostgreSQL is not installed: apt-get install postgresql")
+def test_a_database_that_hangs_holds_up_its_own_callers_alone(
+    tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory, serving: Serving
+) -> None:
+    label = {"sentence": "We met.", "label": "neutral", "key": "k"}
+    with (
+        postgres(tmp_path_factory.mktemp("postgres")) as url,
+        serving(tiny_bundle, database_url=url, remember_unsure=True) as (process, port),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        assert client.post("/v1/labels", json={"labels": [label]}).json()["labels"] == [{"key": "k", "new": True}]
+        with sa.create_engine(url).connect() as connection:
+            backend = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+            main = int(Path(f"/proc/{backend}/status").read_text("utf-8").partition("PPid:")[2].split()[0])
+        with frozen(main):
+            with ThreadPoolExecutor(100) as pool:
+                address, body = f"{client.base_url}/v1/labels", {"labels": [label]}
+                given = [pool.submit(httpx.post, address, json=body, timeout=60) for _ in range(100)]
+                for _ in range(50):
+                    assert client.post("/v1/classify", json={"sentences": ["We met."]}).status_code == 200
+                answers = [each.result() for each in given]
+            assert {answer.status_code for answer in answers} == {503}
+            assert all(answer.headers["retry-after"] == "30" for answer in answers)
+            said = {answer.json()["detail"].partition(":")[0] for answer in answers}
+            late = "The label store has not answered in 10 seconds. Try again later, with the same keys."
+            assert said == {"Nothing was stored", late}
+        for _ in range(100):
+            if (answer := client.post("/v1/labels", json={"labels": [label]})).status_code == 200:
+                break
+            time.sleep(0.1)
+        assert answer.json()["labels"] == [{"key": "k", "new": False}]
+        with frozen(main):
+            with pytest.raises(httpx.TimeoutException):
+                client.post("/v1/labels", json={"labels": [label]}, timeout=1)
+            process.terminate()
+            assert process.wait(60) == 0, "a call that hangs does not hold up the end"

@@ -20,7 +20,7 @@ from models.registry import Source, resolve
 from service.api import ClassifyRequest
 from service.slot import Slot
 from service.telemetry import Telemetry
-from tests.conftest import Serving
+from tests.conftest import Serving, children
 from tests.test_aliases import retempered
 from training.tracking import register
 
@@ -207,20 +207,6 @@ def test_a_refused_candidate_is_tried_once_until_somebody_asks(serving: Serving,
                 break
             time.sleep(0.1)
         assert call(port, "GET", "/v1/model")[1]["following"]["error"] is None
-
-
-def children(process_id: int) -> set[int]:
-    """The processes that serve below a supervisor: those with the port open beside it."""
-    found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text("utf-8").rpartition(")")[2].split()[1])
-            line = (folder / "cmdline").read_bytes()
-        except OSError:  # it has ended meanwhile
-            continue
-        if parent == process_id and b"resource_tracker" not in line:
-            found.add(int(folder.name))
-    return found
 
 
 def ids(port: int, calls: int) -> set[str]:
