@@ -57,12 +57,12 @@ class Answers:
         self._telemetry.count(predictions)
         return predictions, self._head + results + b"}"
 
-    async def line(self, asked: StreamLine) -> bytes:
-        """The line that answers `asked`, when the queue has had room for it."""
+    async def line(self, asked: StreamLine) -> tuple[list[Prediction], bytes]:
+        """The prediction for `asked` and the line that answers it, when the queue has had room for it."""
         predictions = await self.batcher.classify_when_there_is_room([asked.sentence])
         self._telemetry.count(predictions)
         start = b"{" if asked.id is None else b'{"id":' + json.dumps(asked.id).encode() + b","
-        return start + _ONE.dump_json(predictions[0])[1:-1] + self._tail
+        return predictions, start + _ONE.dump_json(predictions[0])[1:-1] + self._tail
 
 
 def error_line(problem: Problem, number: int, asked: StreamLine | None = None) -> bytes:

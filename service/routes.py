@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -68,7 +69,7 @@ async def classify_stream(request: Request) -> Response:
     """Classify a stream of any length, a sentence a line; a line that cannot be classified is answered by `{"error": …}`."""
     slot = slot_of(request)
     check_stream(request.headers.get("content-type", ""))
-    return StreamAnswer(answer_stream(request, slot, request.app.state.settings))
+    return StreamAnswer(answer_stream(request, slot, request.app.state.settings, partial(_notice, request.app)))
 
 
 @router.get("/v1/model", response_model=ModelResponse, responses=problems(401, 403, 429, 503))

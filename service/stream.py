@@ -6,12 +6,14 @@ own writer. A line that cannot be classified is answered by an error object in i
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from models.bundle import Bundle
+from models.schema import Prediction
 from service.answers import error_line
 from service.errors import Problem
 from service.request import check_line, read_line
@@ -20,6 +22,7 @@ from service.slot import Slot
 
 MEDIA_TYPE = "application/x-ndjson"
 WINDOW = 64
+Notice = Callable[[Bundle, Sequence[str], Sequence[Prediction]], None]
 _TYPES = frozenset({MEDIA_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines"})
 
 
@@ -48,8 +51,8 @@ def check_stream(content_type: str) -> None:
         raise Problem(415, "wrong_content_type", f"Send one JSON object a line, with the header Content-Type: {MEDIA_TYPE}.")
 
 
-async def answer_stream(request: Request, slot: Slot, settings: Settings) -> AsyncGenerator[bytes]:
-    """The lines of the answer, as they become ready."""
+async def answer_stream(request: Request, slot: Slot, settings: Settings, notice: Notice) -> AsyncGenerator[bytes]:
+    """The lines of the answer, as they become ready; `notice` is told of every sentence that was classified."""
     under_way: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(WINDOW)
 
     async def read() -> None:
@@ -58,7 +61,7 @@ async def answer_stream(request: Request, slot: Slot, settings: Settings) -> Asy
             async for line in split_lines(request.stream(), settings.max_body_bytes):
                 number += 1
                 if line is None or line.strip():
-                    await under_way.put(asyncio.ensure_future(_answer(line, number, slot, settings)))
+                    await under_way.put(asyncio.ensure_future(_answer(line, number, slot, settings, notice)))
         except Problem as problem:  # the next part of the body did not come in time
             await under_way.put(asyncio.ensure_future(_say(problem, number + 1)))
         finally:
@@ -99,7 +102,7 @@ async def split_lines(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator
         yield None if skipping else bytes(kept)
 
 
-async def _answer(line: bytes | None, number: int, slot: Slot, settings: Settings) -> bytes:
+async def _answer(line: bytes | None, number: int, slot: Slot, settings: Settings, notice: Notice) -> bytes:
     asked = None
     try:
         if line is None:
@@ -107,7 +110,9 @@ async def _answer(line: bytes | None, number: int, slot: Slot, settings: Setting
         asked = read_line(line)
         check_line(asked, settings)
         with slot.lease() as answers:
-            return await answers.line(asked)
+            predictions, answer = await answers.line(asked)
+            notice(answers.bundle, [asked.sentence], predictions)
+            return answer
     except Problem as problem:
         return error_line(problem, number, asked)
 

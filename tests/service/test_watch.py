@@ -1,8 +1,10 @@
 """The shadow and the drift: they see the traffic and never touch an answer."""
 
+import json
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from models.bundle import open_bundle
@@ -58,6 +60,29 @@ def test_traffic_that_moves_marks_a_retrain_as_due(serving: Serving, tiny_bundle
         assert (report["windows"], report["sentences_in_this_window"], report["retrain_due"]) == (1, 50, True)
         assert report["index"]["length"] > MUCH
         assert "stancewire_retrain_due 1.0" in call(port, "GET", "/metrics")[1]
+
+
+def test_streamed_answers_are_seen_as_well(serving: Serving, tiny_bundle: Path, tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path}/labels.db"
+    lines = [json.dumps({"sentence": sentence}) for sentence in SENTENCES] + ['{"sentence": 5}']
+    with (
+        serving(tiny_bundle, shadow=str(tiny_bundle), shadow_share=1.0, remember_unsure=True, database_url=store) as (_, port),
+        httpx.Client(base_url=f"http://127.0.0.1:{port}") as client,
+    ):
+        body, form = "\n".join(lines), {"Content-Type": "application/x-ndjson"}
+        answer = client.post("/v1/classify/stream", content=body, headers=form)
+        results = [json.loads(line) for line in answer.text.splitlines()]
+        assert "error" in results.pop()
+        for _ in range(200):
+            if client.get("/v1/admin/shadow").json()["sentences"] == len(SENTENCES):
+                break
+            time.sleep(0.05)
+        assert client.get("/v1/admin/shadow").json()["sentences"] == len(SENTENCES)
+        assert client.get("/v1/admin/drift").json()["sentences_in_this_window"] == len(SENTENCES)
+        unsure = {text for text, result in zip(SENTENCES, results, strict=True) if not result["confident"]}
+        assert unsure, "or nothing is tested here"
+        queued = client.get("/v1/labels/queue").json()["items"]
+        assert {item["sentence"] for item in queued} == unsure
 
 
 def test_the_index() -> None:
