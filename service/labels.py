@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.text import normalise, words
 from service.auth import needs
 from service.errors import Problem, problems
 from service.label_calls import NEEDED, Labels
+from service.request import read_json
 from service.settings import Settings
 from service.slot import slot_of
 from service.stream import MEDIA_TYPE as NDJSON
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 router = APIRouter()
 _log = logging.getLogger("stancewire")
 _EXPORT_ROWS = 500
+_EXAMPLE = '{"labels": [{"sentence": "...", "label": "..."}]}'
 _CANDIDATES = 40  # for each item of the queue
 
 
@@ -107,7 +109,7 @@ async def give(request: Request) -> LabelsResponse:
         from models.label_store import KeyTaken, Label
     except ImportError as error:
         raise Problem(503, "labels_unavailable", f"Nothing was stored: {NEEDED}") from error
-    asked = _read(request, await request.body())
+    asked = read_json(LabelsRequest, request.headers.get("content-type", ""), await request.body(), _EXAMPLE)
     known = _known_labels(request)
     settings: Settings = request.app.state.settings
     caller: str = request.state.caller
@@ -195,18 +197,3 @@ def _known_labels(request: Request) -> tuple[str, ...]:
     slot = slot_of(request)
     assert slot.answers is not None
     return slot.answers.bundle.manifest.label_set.labels
-
-
-def _read(request: Request, body: bytes) -> LabelsRequest:
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem(415, "wrong_content_type", "Send JSON, with the header Content-Type: application/json.")
-    try:
-        return LabelsRequest.model_validate_json(body)
-    except ValidationError as error:
-        fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        if fault["type"] == "json_invalid":
-            raise Problem(400, "invalid_json", f"This is not JSON in UTF-8: {fault['msg']}.") from error
-        place = fault["loc"] if fault["type"] != "extra_forbidden" else fault["loc"][:-1]
-        where = ".".join(map(str, place)) or "the body"
-        detail = f'{where}: {fault["msg"]}. Send {{"labels": [{{"sentence": "...", "label": "..."}}]}}.'
-        raise Problem(422, "invalid_request", detail, pointer="/".join(["#", *map(str, place)])) from error

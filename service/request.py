@@ -14,8 +14,8 @@ from service.errors import Problem
 from service.settings import Settings
 
 DEADLINE_HEADER = "X-Request-Timeout-Ms"
-_EXAMPLES: dict[type[BaseModel], str] = {ClassifyRequest: '{"sentences": ["..."]}', StreamLine: '{"sentence": "..."}'}
-_Shape = TypeVar("_Shape", ClassifyRequest, StreamLine)
+_SENTENCES = '{"sentences": ["..."]}'
+_Shape = TypeVar("_Shape", bound=BaseModel)
 
 
 def read_deadline(request: Request, settings: Settings) -> float:
@@ -30,11 +30,7 @@ def read_deadline(request: Request, settings: Settings) -> float:
 
 def read_sentences(content_type: str, body: bytes, settings: Settings) -> ClassifyRequest:
     """The request in `body`, every sentence of it one that can be classified."""
-    if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise Problem(415, "wrong_content_type", "Send JSON, with the header Content-Type: application/json.")
-    if not body.strip():
-        raise Problem(400, "empty_body", f"The request has no body. Send {_EXAMPLES[ClassifyRequest]}.")
-    asked = _parse(ClassifyRequest, body)
+    asked = read_json(ClassifyRequest, content_type, body, _SENTENCES)
     sentences = asked.sentences
     if not sentences:
         raise Problem(422, "no_sentences", "The list of sentences is empty. Send at least one.", pointer="#/sentences")
@@ -60,7 +56,7 @@ def read_sentences(content_type: str, body: bytes, settings: Settings) -> Classi
 
 def read_line(line: bytes) -> StreamLine:
     """One line of a stream."""
-    return _parse(StreamLine, line)
+    return parse(StreamLine, line, '{"sentence": "..."}')
 
 
 def check_line(asked: StreamLine, settings: Settings) -> None:
@@ -68,7 +64,17 @@ def check_line(asked: StreamLine, settings: Settings) -> None:
     _check(asked.sentence, "sentence", "#/sentence", settings)
 
 
-def _parse(shape: type[_Shape], body: bytes) -> _Shape:
+def read_json(shape: type[_Shape], content_type: str, body: bytes, example: str) -> _Shape:
+    """A request's body as `shape`, of which `example` is one."""
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Problem(415, "wrong_content_type", "Send JSON, with the header Content-Type: application/json.")
+    if not body.strip():
+        raise Problem(400, "empty_body", f"The request has no body. Send {example}.")
+    return parse(shape, body, example)
+
+
+def parse(shape: type[_Shape], body: bytes, example: str) -> _Shape:
+    """JSON as `shape`; the Problem shows `example`."""
     try:
         return shape.model_validate_json(body)
     except ValidationError as error:
@@ -76,9 +82,9 @@ def _parse(shape: type[_Shape], body: bytes) -> _Shape:
         if fault["type"] == "json_invalid":
             raise Problem(400, "invalid_json", f"This is not JSON in UTF-8: {fault['msg']}.") from error
         # an unknown key's name is the client's and is not echoed
-        place: tuple[int | str, ...] = fault["loc"][:2] if fault["type"] != "extra_forbidden" else ()
+        place = fault["loc"] if fault["type"] != "extra_forbidden" else fault["loc"][:-1]
         where = ".".join(map(str, place))
-        detail = f"{where or 'the body'}: {fault['msg']}. Send {_EXAMPLES[shape]}."
+        detail = f"{where or 'the body'}: {fault['msg']}. Send {example}."
         raise Problem(422, "invalid_request", detail, pointer="/".join(["#", *map(str, place)])) from error
 
 

@@ -20,9 +20,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.bare import engine_rate
 from benchmarks.serving.peers import make_model
-from models.bundle import DEFAULT_BUNDLE
-from models.classifier import Classifier
 
 ROOT = Path(__file__).parent.parent.parent
 _PIPELINE_SHARE = 8  # of the rows, one in so many
@@ -55,7 +54,7 @@ def main() -> None:
         pipeline = [sys.executable, "-c", _PIPELINE, str(folder / "model"), str(folder / "few.jsonl"), str(folder / "few.parquet")]
         few = len(texts[::_PIPELINE_SHARE])
         ways: dict[str, Callable[[], float]] = {
-            "bare engine, a list in memory": lambda: _engine(texts),
+            "bare engine, a list in memory": lambda: engine_rate(texts),
             "stancewire score": lambda: len(texts) / _run(score, folder),
             "stancewire score --engine ray": lambda: len(texts) / _run([*score, "--engine", "ray", "--shard-rows", "1000"], folder),
             "transformers pipeline, datasets.map": lambda: few / _run([*pipeline, str(folder / "cache")], folder),
@@ -80,14 +79,6 @@ def _texts() -> list[str]:
 
 def _write(path: Path, texts: list[str]) -> None:
     path.write_text("".join(json.dumps({"id": number, "text": text}) + "\n" for number, text in enumerate(texts)), "utf-8")
-
-
-def _engine(texts: list[str]) -> float:
-    with Classifier.open(DEFAULT_BUNDLE) as classifier:
-        classifier.warm()
-        start = time.perf_counter()
-        classifier.classify(texts)
-        return len(texts) / (time.perf_counter() - start)
 
 
 def _run(command: list[str], folder: Path) -> float:

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from benchmarks.bare import engine_rate
 from benchmarks.serving.peers import make_mlflow_model, make_model
 from benchmarks.serving.process import Server, load, measure, resident_mb, running, write_sentences
 from models.bundle import DEFAULT_BUNDLE
@@ -44,7 +45,9 @@ def main() -> None:
         chosen = [name for name in options.only.split(",") if name] or list(servers)
         found: dict[str, list[dict[str, float]]] = defaultdict(list)
         for number in range(options.rounds):
-            found["bare engine"].append({"list": _engine(texts), "single": _engine_single(texts), "alone": _engine_alone(texts)})
+            found["bare engine"].append(
+                {"list": engine_rate(texts), "single": _engine_single(texts), "alone": _engine_alone(texts)}
+            )
             for name in chosen:
                 found[name].append(_measure(servers[name], sentences, options.seconds))
                 print(f"round {number + 1}, {name}: {found[name][-1]}", file=sys.stderr, flush=True)
@@ -66,14 +69,6 @@ def _servers(folder: Path) -> dict[str, Server]:
         "LitServe + pipeline": Server(litserve),
         "LitServe + the same engine": Server([*litserve[:-1], "ENGINE"]),
     }
-
-
-def _engine(texts: list[str]) -> float:
-    with Classifier.open(DEFAULT_BUNDLE) as classifier:
-        classifier.warm()
-        start = time.perf_counter()
-        classifier.classify(texts)
-        return len(texts) / (time.perf_counter() - start)
 
 
 def _engine_single(texts: list[str]) -> float:
