@@ -1,5 +1,6 @@
 """Who serves: the gate, promotion, the way back, and the record of every move."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import yaml
 
 from models.aliases import list_moves, list_versions, promote, rollback
 from models.bundle import Bundle, open_bundle, save_bundle
-from models.errors import RegistryError, UsageError
+from models.errors import RegistryError, StancewireError, UsageError
 from training.config import load_recipe
 from training.gate import Rules, Verdict, load_rules, run_gate
 from training.pipeline import train
@@ -149,33 +150,48 @@ def test_a_champion_from_elsewhere(registry: Path, tiny_recipe: Path) -> None:
     assert "its test side is not known" in said[0]
 
 
-def test_rows_whose_labels_have_changed_are_refused(registry: Path, tiny_recipe: Path, tiny_data: Path) -> None:
+def test_the_rows_are_those_of_the_training_whatever_becomes_of_the_files(
+    registry: Path, tmp_path: Path, tiny_recipe: Path
+) -> None:
+    recipe = yaml.safe_load(tiny_recipe.read_text("utf-8"))
+    mended, others = tmp_path / "quotes.jsonl", tmp_path / "others.jsonl"
+    mended.write_text(Path(recipe["data"]["files"][0]).read_text("utf-8"), "utf-8")
+    others.write_text(Path(recipe["data"]["further_tests"]["others"]).read_text("utf-8"), "utf-8")
+    recipe["data"] = {"files": [str(mended)], "further_tests": {"others": str(others)}}
+    recipe["tracking"]["registered_model"] = "stance"
+    (tmp_path / "own.yaml").write_text(json.dumps(recipe), "utf-8")
+    assert train(load_recipe(tmp_path / "own.yaml", [f"out={registry}/two", "fit.epochs=1"]), quiet=True)
+    before = judge(None).tests
+    rows = [json.loads(line) for line in mended.read_text("utf-8").splitlines()]
+    for row in rows:
+        row["label"] = "neutral"
+    mended.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    others.unlink()
+    assert judge(None).tests == before
+
+
+def test_rows_of_another_training_are_refused(registry: Path, tiny_recipe: Path) -> None:
     assert train(load_recipe(tiny_recipe, ["tracking.registered_model=stance", f"out={registry}/two", "fit.epochs=1"]), quiet=True)
-    lines = [json.loads(line) for line in tiny_data.read_text("utf-8").splitlines()]
-    lines[3]["label"] = next(label for label in ("neutral", "pro_pressure") if label != lines[3]["label"])
-    (registry / "quotes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines), "utf-8")
-    for version in ("1", "2"):
-        run_id = mlflow.MlflowClient().get_model_version("stance", version).run_id
-        recipe = yaml.safe_load((registry / "one" / "recipe.yaml").read_text("utf-8"))
-        recipe["data"]["files"] = [str(registry / "quotes.jsonl")]
-        mlflow.MlflowClient().log_text(run_id, yaml.safe_dump(recipe), "recipe.yaml")
-    with pytest.raises(UsageError, match="a text or a label has changed"):
-        gate()
+    client = mlflow.MlflowClient()
+    run_id = client.get_model_version("stance", "1").run_id
+    [kept] = (registry / "one").rglob("rows.jsonl.gz")
+    content = kept.read_bytes()
+    for damage, words in (
+        (gzip.compress(gzip.decompress(content).replace(b'"label": "neutral"', b'"label": "pro_pressure"', 1)), "has other rows"),
+        (content[:-20], "is damaged"),
+        (gzip.compress(b"[]\n"), "is damaged"),
+    ):
+        kept.write_bytes(damage)
+        client.log_artifact(run_id, str(kept))
+        with pytest.raises(StancewireError, match=words):
+            gate()
 
 
-def test_rows_that_are_gone_and_other_labels(registry: Path, tiny_recipe: Path, tiny_data: Path) -> None:
+def test_a_challenger_with_other_labels(registry: Path) -> None:
     first = open_bundle(registry / "one" / "bundle")
     labels = first.manifest.label_set.model_copy(update={"labels": ("dove", "hawk", "neither"), "positive": None, "negative": None})
     register(retempered(first, registry / "other", 2.0, label_set=labels), "stance")
     with pytest.raises(UsageError, match="has no run"):
-        gate()
-    recipe = yaml.safe_load((registry / "one" / "recipe.yaml").read_text("utf-8"))
-    few = registry / "few.jsonl"
-    few.write_text("\n".join(tiny_data.read_text("utf-8").splitlines()[:150]) + "\n", "utf-8")
-    recipe["data"]["files"] = [str(few)]
-    run_id = mlflow.MlflowClient().get_model_version("stance", "1").run_id
-    mlflow.MlflowClient().log_text(run_id, yaml.safe_dump(recipe), "recipe.yaml")
-    with pytest.raises(UsageError, match="no longer in its files"):
         gate()
 
 

@@ -1,6 +1,5 @@
 """Rows that a challenger may be judged on: what it and the champion learnt is known from their runs, and never measured on."""
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ import yaml
 from models.errors import UsageError
 from models.registry import Source
 from training.audit import repeats
-from training.briefings import load_briefings
 from training.config import Recipe
-from training.data import Example, data_digest, load_examples
+from training.data import Example, data_digest
+from training.frozen_rows import FILE, FURTHER, read_rows
 from training.split import SIDES
 
 
@@ -78,28 +77,17 @@ def _repeats(rows: Sequence[Example], learnt: Sequence[Example], overlap: float)
 
 
 def rows_of(client: Any, name: str, source: Source) -> Rows | None:
-    """The rows of a version, as its run and its files have them; None where it has no run.
-
-    UsageError where its files have other rows by now.
-    """
+    """The rows of a version, as its run keeps them; None where it has no run. UsageError where they are not those of its bundle."""
     run_id = client.get_model_version(name, source.version).run_id
     if not run_id:
         return None
     with tempfile.TemporaryDirectory() as scratch:
-        files = [Path(client.download_artifacts(run_id, file, scratch)) for file in ("recipe.yaml", "split.json")]
-        recipe = Recipe.model_validate(yaml.safe_load(files[0].read_text("utf-8")))
-        split = json.loads(files[1].read_text("utf-8"))
-    examples = load_examples(recipe.data.files, recipe.data, recipe.labels)
-    if recipe.data.briefings is not None:
-        examples += load_briefings(recipe.data.briefings, recipe.labels).examples
-    for more in (recipe.data.test_files, recipe.data.train_only):
-        examples += load_examples(more, recipe.data, recipe.labels) if more else []
-    by_id = {example.id: example for example in examples}
-    said = f"version {source.version} of {name} was trained with rows that are no longer"
-    if missing := [id_ for side in SIDES for id_ in split[side] if id_ not in by_id]:
-        raise UsageError(f"{said} in its files, such as {missing[0]}. Put the files back as they were.")
-    sides = {side: [by_id[id_] for id_ in split[side]] for side in SIDES}
+        recipe, rows = (Path(client.download_artifacts(run_id, file, scratch)) for file in ("recipe.yaml", FILE))
+        overlap = Recipe.model_validate(yaml.safe_load(recipe.read_text("utf-8"))).data.near_duplicate
+        kept = read_rows(rows)
+    sides = {side: kept.pop(side, []) for side in SIDES}
     if data_digest([row for rows in sides.values() for row in rows]) != source.bundle.manifest.training_data_sha256:
-        raise UsageError(f"{said} the same in its files: a text or a label has changed. Put the files back as they were.")
-    further = {where: load_examples([file], recipe.data, recipe.labels) for where, file in recipe.data.further_tests.items()}
-    return Rows(sides["test"], [*sides["train"], *sides["validation"]], further, recipe.data.near_duplicate)
+        said = f"{FILE} in the run of version {source.version} of {name} has other rows than it was trained with."
+        raise UsageError(f"{said} Train it again.")
+    further = {purpose.removeprefix(FURTHER): rows for purpose, rows in kept.items()}
+    return Rows(sides["test"], [*sides["train"], *sides["validation"]], further, overlap)

@@ -32,6 +32,7 @@ from training.data import Example, data_digest, load_examples, require_enough
 from training.evaluate import Evaluation, evaluate
 from training.export import export_engine
 from training.finetune import Fitted, fit, focus_rows
+from training.frozen_rows import FILE, FURTHER, write_rows
 from training.report import draw_evaluation, draw_losses, model_card
 from training.split import Split, make_split
 from training.static_int8 import SCALE_ROWS
@@ -79,6 +80,7 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     draw_losses(fitted.history, artifacts / "losses.png")
     (artifacts / "evaluation.json").write_text(json.dumps(asdict(evaluation.scores), indent=1) + "\n", "utf-8")
     shutil.copyfile(recipe.out / "split.json", artifacts / "split.json")
+    write_rows({**split.sides(), **{FURTHER + name: rows for name, rows in further.items()}}, artifacts / FILE)
     shutil.copyfile(recipe.out / "recipe.yaml", artifacts / "recipe.yaml")
     metrics = {f"test_{name}": value for name, value in bundle.manifest.metrics["test"].items()}
     metrics |= {f"validation_{name}": value for name, value in bundle.manifest.metrics["validation"].items()}
