@@ -16,7 +16,7 @@ RUN python3 -m venv /opt/stancewire \
 
 FROM ${BASE}
 COPY --from=build /opt/stancewire /opt/stancewire
-RUN useradd --system --uid 10001 --create-home stancewire
+RUN useradd --uid 10001 --create-home stancewire
 USER 10001
 WORKDIR /home/stancewire
 # Behind a published port every caller seems to come from elsewhere; without a file of keys, classify is open to all of them.
