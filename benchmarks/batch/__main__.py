@@ -41,7 +41,7 @@ def main() -> None:
     """Run the rounds, print the table and draw it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=6000)
+    parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--out", type=Path, default=Path("batch.png"))
     options = parser.parse_args()
     texts = _texts()[: options.rows]
