@@ -1,6 +1,6 @@
 """An archive from file to file by each way of doing it, the same quotes on the same cores; `make bench-batch`.
 
-    python -m benchmarks.batch [--rounds 3] [--rows 6000] [--out batch.png]
+    python -m benchmarks.batch [--rounds 3] [--rows 20000] [--out batch.png]
 
 Rounds are interleaved, figures are medians, and each is the whole command: start, reading, writing. `share` is the rate over that
 of the bare engine, which classifies the same texts as one list in memory. The pipeline runs a network of the same size in torch
