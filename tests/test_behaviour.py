@@ -38,7 +38,7 @@ def test_no_case_stands_in_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_cases_pass_and_fail_as_the_answers_say() -> None:
     with Classifier.open(DEFAULT_BUNDLE) as classifier:
-        answers = classifier.classify(["We are ready for talks with them.", "New sanctions must punish them."])
+        answers = classifier.classify(["We are ready for talks with them.", "They must withdraw now."])
         low, high = sorted(answers, key=lambda answer: answer.probabilities["pro_pressure"])
         assert Expected(text="x", label=low.label).passes([low])
         assert not Expected(text="x", label="other").passes([low])
