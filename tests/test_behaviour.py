@@ -16,7 +16,7 @@ SUITE = ROOT / "configs" / "behaviour.yaml"
 
 def test_the_suite_has_fifteen_cases_a_category_and_none_twice() -> None:
     suite = load_suite(SUITE)
-    assert len(suite) == 16
+    assert len(suite) == 17
     assert all(len(cases) >= 15 for cases in suite.values())
     expected = [case.text for cases in suite.values() for case in cases if isinstance(case, Expected)]
     assert len(set(expected)) == len(expected)
