@@ -27,7 +27,7 @@ from service.page import router as page_router
 from service.routes import router
 from service.settings import Settings, load_settings
 from service.shadow import Shadow
-from service.slot import Slot, followed
+from service.slot import Slot, followed, require_labels
 from service.telemetry import Observe, Telemetry
 
 _log = logging.getLogger("stancewire")
@@ -75,7 +75,7 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
     """An app that serves `source`, or the model that `settings` name; it is opened at start-up, unless `source` is open already.
 
     With `bell` it is one of several processes: it tells the others of reloads and swaps. One that starts after the first of these
-    asks the registry what to begin with, since `source` may be out of date, and takes `source` where the registry does not answer.
+    asks the registry what to begin with, since `source` may be out of date, and takes `source` where that cannot be used.
     """
     chosen = settings or load_settings()
     telemetry = Telemetry()
@@ -91,7 +91,9 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
             found = source or resolve(chosen.model)
             if slot.heard and follows(chosen.model):
                 try:
-                    found = resolve(chosen.model)
+                    now = resolve(chosen.model)
+                    require_labels(now, found.bundle)
+                    found = now
                 except StancewireError as error:
                     _log.error("this process begins with version %s: %s", found.version, error)
             return Classifier(found.bundle, workers=workers), found.version

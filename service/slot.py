@@ -59,7 +59,7 @@ class Slot:
         self._telemetry = telemetry
         self.bell = bell
         self.heard = bell.rung if bell is not None else 0
-        self._refused: tuple[str, float] | None = None
+        self._refused: tuple[str, float, str] | None = None
         self._workers, self._max_queued_tokens = workers, max_queued_tokens
         self._held: _Held | None = None
         self._turn = asyncio.Lock()
@@ -107,9 +107,9 @@ class Slot:
             model, swaps = self.following.model, self.following.swaps
             try:
                 swapped = await self._ask(model, again)
-            except _StillRefused:
-                self.following = replace(self.following, asked=now)
-                raise Problem(502, "swap_failed", f"The model stays as it is: {self.following.error}") from None
+            except _StillRefused as refusal:
+                self.following = replace(self.following, asked=now, error=str(refusal))
+                raise Problem(502, "swap_failed", f"The model stays as it is: {refusal}") from None
             except Exception as error:  # whatever a candidate or a registry raises, the model in the slot stays
                 self._telemetry.swap_failures.inc()
                 if self.following.error != str(error):  # once, not at every time it is asked
@@ -128,14 +128,14 @@ class Slot:
         if meant == current.id:
             return False
         if meant is not None and not again and self._refused is not None:
-            refused, until = self._refused
+            refused, until, said = self._refused
             if meant == refused and time.monotonic() < until:
-                raise _StillRefused
+                raise _StillRefused(said)
         self._refused = None
         try:
             swapped = await self._take(model, current)
-        except (BundleError, UsageError):  # of the candidate's own making; what else goes wrong may be gone the next time
-            self._refused = None if meant is None else (meant, time.monotonic() + _REFUSED_S)
+        except (BundleError, UsageError) as error:  # of the candidate's own making; what else goes wrong may be gone the next time
+            self._refused = None if meant is None else (meant, time.monotonic() + _REFUSED_S, str(error))
             raise
         if swapped and self.bell is not None:
             self.bell.ring()
@@ -145,12 +145,7 @@ class Slot:
         source = await asyncio.to_thread(resolve, model)
         if source.bundle.id == current.id:
             return False
-        known, new = current.manifest.label_set, source.bundle.manifest.label_set
-        if new != known:
-            raise UsageError(
-                f"version {source.version} has the labels {', '.join(new.labels)} and not {', '.join(known.labels)}. "
-                "Start a service of its own for other labels."
-            )
+        require_labels(source, current)
         classifier = await asyncio.to_thread(_open, source, self._workers)
         self._put(classifier, source.version)
         self._telemetry.swaps.inc()
@@ -173,6 +168,16 @@ class Slot:
         if old is not None:
             await _retire(old)
         await asyncio.gather(*self._retiring)
+
+
+def require_labels(source: Source, current: Bundle) -> None:
+    """UsageError where `source` has other labels than `current`, and so cannot take its place."""
+    known, new = current.manifest.label_set, source.bundle.manifest.label_set
+    if new != known:
+        raise UsageError(
+            f"version {source.version} has the labels {', '.join(new.labels)} and not {', '.join(known.labels)}. "
+            "Start a service of its own for other labels."
+        )
 
 
 class _StillRefused(Exception):

@@ -229,6 +229,11 @@ def test_a_reload_reaches_every_process_and_those_that_start_later(serving: Serv
             os.kill(each, signal.SIGKILL)
         assert ids(port, 30) == {registry.bundles[1].id}, "they do not begin with the model of the service's start"
         assert not killed & children(process.pid)
+        registry.point(2)  # of other labels
+        assert call(port, "POST", "/v1/admin/reload")[0] == 502
+        for each in children(process.pid):
+            os.kill(each, signal.SIGKILL)
+        assert registry.bundles[2].id not in ids(port, 30)
 
 
 def test_a_slow_candidate_holds_nobody_up(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
