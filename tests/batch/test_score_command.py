@@ -36,20 +36,22 @@ def test_a_signal_ends_the_shard_at_hand_and_the_same_call_goes_on(tmp_path: Pat
 
 def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(tmp_path: Path, bundle: Bundle) -> None:
     source, out = tmp_path / "in.csv", tmp_path / "out"
-    source.write_text("text\n" + "".join(f"We will talk about point {n} of the long list of points.\n" for n in range(30_000)))
-    call = command(source, out, "--model", bundle.path, "--format", "csv", "--shard-rows", "10000")
+    source.write_text("text\n" + "".join(f"We will talk about point {n} of the long list of points.\n" for n in range(90_000)))
+    call = command(source, out, "--model", bundle.path, "--format", "csv", "--shard-rows", "30000")
     with subprocess.Popen(call, stderr=subprocess.PIPE, text=True) as process:
         watch = threading.Timer(60, process.kill)
         watch.start()
         while not list(out.glob("part-*")) and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        time.sleep(0.1)
+        assert process.stderr is not None
+        while "stopping when the shard" not in process.stderr.readline():
+            assert process.poll() is None
         process.send_signal(signal.SIGINT)
         process.communicate()
         watch.cancel()
     assert process.returncode == 130
-    assert len(list(out.glob("part-*"))) == 1, "the shard at hand was not finished"
+    assert len(list(out.glob("part-*"))) < 3, "it did not go on to the end"
     subprocess.run(call, capture_output=True, check=True)
     rows = [row for path in sorted(out.glob("part-*")) for row in csv.DictReader(path.open(encoding="utf-8", newline=""))]
     assert [row["text"] for row in rows] == source.read_text("utf-8").splitlines()[1:]
