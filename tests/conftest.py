@@ -2,10 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,10 @@ def serving(tmp_path: Path) -> Serving:
                 assert line.startswith("Stancewire answers on http://127.0.0.1:"), line
                 yield process, int(line.split(":")[2].split()[0])
             finally:
+                workers = children(process.pid)  # they would outlive it
                 process.kill()
+                for worker in workers:
+                    with suppress(ProcessLookupError):
+                        os.kill(worker, signal.SIGKILL)
 
     return serve
