@@ -2,11 +2,15 @@
 
 import errno
 import logging
+import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
 
 import uvicorn
 from fastapi import FastAPI
@@ -20,6 +24,8 @@ from service.auth import Keys
 from service.bell import Bell
 from service.protocol import GuardedConfig
 from service.settings import Settings
+
+_log = logging.getLogger("stancewire")
 
 
 def run_server(settings: Settings) -> None:
@@ -39,8 +45,23 @@ def run_server(settings: Settings) -> None:
             Classifier(source.bundle).close()  # what is wrong with it is said here, once
             _announce(source, listener)
             # the bundle is verified and local by now, and a process of its own opens it: no registry is asked again at the start
-            supervisor = Multiprocess(_config(settings, partial(create_app, settings, source, Bell())), sockets=[listener])
+            supervisor = Multiprocess(_config(settings, partial(_one_of_several, settings, source, Bell())), sockets=[listener])
             supervisor.run()
+
+
+def _one_of_several(settings: Settings, source: Source, bell: Bell) -> FastAPI:
+    """The application of one process beside others; it finishes what it has accepted and stops once the process that started it is
+    gone. Left alone it would keep the port, and nobody would hear of it."""
+    parent = parent_process()
+    if parent is not None:
+        threading.Thread(target=_stop_with, args=(parent.sentinel,), name="parent", daemon=True).start()
+    return create_app(settings, source, bell)
+
+
+def _stop_with(parent: int) -> None:
+    wait([parent])
+    _log.error("the process that watches over this one is gone; this one stops as well")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _announce(source: Source, listener: socket.socket) -> None:

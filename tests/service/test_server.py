@@ -1,10 +1,12 @@
 """The real server process and the raw socket: what a test client cannot do."""
 
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from models.bundle import open_bundle, save_bundle
 from models.errors import UsageError
 from service.server import bind
-from tests.conftest import Serving
+from tests.conftest import Serving, children
 
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
@@ -73,3 +75,24 @@ def test_an_address_that_cannot_be_bound_names_the_option(host: str) -> None:
 def test_a_port_in_use_names_the_option() -> None:
     with bind("127.0.0.1", 0) as listener, pytest.raises(UsageError, match="--port"):
         bind("127.0.0.1", listener.getsockname()[1])
+
+
+def test_processes_stop_with_the_one_that_watches_over_them(tiny_bundle: Path, serving: Serving) -> None:
+    with serving(tiny_bundle, workers=2) as (process, port):
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+            connection.sendall(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        workers = children(process.pid)
+        assert len(workers) == 2
+        process.kill()
+        process.wait()
+        for _ in range(300):
+            running = {worker for worker in workers if Path(f"/proc/{worker}").exists()}
+            if not running:
+                break
+            time.sleep(0.1)
+        for worker in running:
+            os.kill(worker, signal.SIGKILL)
+        assert not running
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), timeout=5)
