@@ -23,6 +23,7 @@ from service.drift import Drift
 from service.errors import Problem
 from service.label_calls import Labels
 from service.labels import router as labels_router
+from service.page import load_codebook
 from service.page import router as page_router
 from service.routes import router
 from service.settings import Settings, load_settings
@@ -130,6 +131,7 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
     app.state.drift = Drift(chosen.drift_window, telemetry)
     app.state.labels = Labels(chosen)
     app.state.keys = Keys.load(chosen.api_keys_file, open_classify=chosen.open_classify)
+    app.state.codebook = load_codebook(chosen.codebook)
     app.state.draining = False
     app.include_router(router)
     app.include_router(labels_router)

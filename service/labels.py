@@ -21,7 +21,7 @@ from service.errors import Problem, problems
 from service.label_calls import NEEDED, Labels
 from service.request import read_json
 from service.settings import Settings
-from service.slot import slot_of
+from service.slot import known_labels
 from service.stream import MEDIA_TYPE as NDJSON
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ async def give(request: Request) -> LabelsResponse:
     except ImportError as error:
         raise Problem(503, "labels_unavailable", f"Nothing was stored: {NEEDED}") from error
     asked = read_json(LabelsRequest, request.headers.get("content-type", ""), await request.body(), _EXAMPLE)
-    known = _known_labels(request)
+    known = known_labels(request)
     settings: Settings = request.app.state.settings
     caller: str = request.state.caller
     made = []
@@ -150,7 +150,7 @@ async def queue(
     await _labels(request).flush()
     found = await _labels(request).call(lambda store: pick(store.unsure(who, limit * _CANDIDATES), limit))
     items = [QueueItem(**{name: getattr(item, name) for name in QueueItem.model_fields}) for item in found]
-    return QueueResponse(items=items, labels=list(_known_labels(request)))
+    return QueueResponse(items=items, labels=list(known_labels(request)))
 
 
 @router.get("/v1/labels/export", responses=problems(401, 403, 429, 503))
@@ -191,9 +191,3 @@ def pick(candidates: "Sequence[Seen]", limit: int) -> "list[Seen]":
         for place, (_, _, its) in enumerate(rest):
             overlap[place] = max(overlap[place], len(its & taken) / max(1, len(its | taken)))
     return chosen
-
-
-def _known_labels(request: Request) -> tuple[str, ...]:
-    slot = slot_of(request)
-    assert slot.answers is not None
-    return slot.answers.bundle.manifest.label_set.labels

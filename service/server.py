@@ -22,6 +22,7 @@ from models.registry import Source, resolve
 from service.app import Opened, create_app
 from service.auth import Keys
 from service.bell import Bell
+from service.page import load_codebook
 from service.protocol import GuardedConfig
 from service.settings import Settings
 
@@ -41,6 +42,7 @@ def run_server(settings: Settings) -> None:
             _announce(source, listener)
             uvicorn.Server(_config(settings, app)).run(sockets=[listener])
         else:
+            load_codebook(settings.codebook)
             Keys.load(settings.api_keys_file, open_classify=settings.open_classify)
             Classifier(source.bundle).close()  # what is wrong with it is said here, once
             _announce(source, listener)

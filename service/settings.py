@@ -57,6 +57,7 @@ class Settings(BaseSettings):
     drift_window: int = Field(2000, ge=100, description="sentences after which the traffic is compared with the model's reference")
     database_url: str = Field("sqlite:///labels.db", description="the label store: sqlite:///FILE or postgresql://...")
     remember_unsure: bool = Field(False, description="keep sentences that the model was not sure of, for the labelling queue")
+    codebook: Path | None = Field(None, description="Markdown file shown beside the labelling page; null shows the one that ships")
     open_classify: bool = Field(False, description="without a file of keys, let other machines classify too")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level that is logged")
 

@@ -235,5 +235,11 @@ def slot_of(request: Request) -> Slot:
     return slot
 
 
+def known_labels(request: Request) -> tuple[str, ...]:
+    """The labels of the model that answers now; Problem `not_ready` where there is none."""
+    with slot_of(request).lease() as answers:
+        return answers.bundle.manifest.label_set.labels
+
+
 def _not_ready() -> Problem:
     return Problem(503, "not_ready", "No model is loaded yet. Try again in a few seconds.", headers={"Retry-After": "5"})

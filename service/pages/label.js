@@ -112,4 +112,4 @@ document.addEventListener("keydown", (event) => {
   else if (event.key === "s") skip();
   else if (event.key === "u") undo();
 });
-fetch("/label/codebook").then((answer) => answer.text()).then((text) => { at("codebook").textContent = text; });
+fetch("/label/codebook").then((answer) => (answer.ok ? answer.text() : "")).then((html) => { at("codebook").innerHTML = html; });

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
 
+from models.bundle import open_bundle
+from models.errors import UsageError
+from service.app import create_app
+from service.settings import Settings
 from tests.conftest import Serving
 from tests.service.test_swap import call
-
-webdriver = pytest.importorskip("selenium.webdriver")
+from tests.test_aliases import retempered
 
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver")
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("Chromium is not installed: apt-get install chromium chromium-driver")
@@ -58,6 +63,8 @@ def test_labelling_by_keyboard(serving: Serving, tiny_bundle: Path, tmp_path: Pa
         queue = [item["sentence"] for item in call(port, "GET", "/v1/labels/queue?limit=50&annotator=Ann")[1]["items"]]
         browser.get(f"http://127.0.0.1:{port}/label")
         assert "should the other side be engaged" in wait(browser, lambda b: element(b, "codebook").text)
+        shown = [found.text for found in browser.find_elements("css selector", "#codebook th, #codebook h2")]
+        assert shown[:2] == ["Codebook: stance on how to deal with the other side", "label"]
         assert not element(browser, "work").is_displayed()
         press(Keys.TAB, "Ann", Keys.ENTER)
         wait(browser, lambda b: element(b, "sentence").text == queue[0])
@@ -102,3 +109,38 @@ def test_without_a_key_the_page_says_so(serving: Serving, tiny_bundle: Path, tmp
         element(browser, "name").send_keys("Ann\n")
         wait(browser, lambda b: "Send a key" in element(b, "trouble").text)
         assert element(browser, "who").is_displayed()
+
+
+def codebook(settings: Settings) -> str:
+    with TestClient(create_app(settings), client=("127.0.0.1", 1)) as caller:
+        answer = caller.get("/label/codebook")
+    assert answer.status_code == 200
+    return answer.text
+
+
+def test_a_codebook_of_ones_own_is_shown_without_its_html(tiny_bundle: Path, tmp_path: Path) -> None:
+    path = tmp_path / "own.md"
+    path.write_text("# Ours\n\n- *hawkish* <script>alert(1)</script> [x](javascript:alert(1))\n\n|a|\n|-|\n|b|\n", "utf-8")
+    shown = codebook(Settings(model=str(tiny_bundle), codebook=path, database_url=f"sqlite:///{tmp_path}/labels.db"))
+    assert "<h2>Ours</h2>" in shown
+    assert "<em>hawkish</em> &lt;script&gt;" in shown
+    assert "<td>b</td>" in shown
+    assert "href" not in shown
+
+
+def test_labels_of_ones_own_do_not_get_the_codebook_that_ships(tiny_bundle: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    first = open_bundle(tiny_bundle)
+    labels = first.manifest.label_set.model_copy(update={"labels": ("a", "b<", "c"), "positive": None, "negative": None})
+    retempered(first, other, 1.0, label_set=labels)
+    shown = codebook(Settings(model=str(other), database_url=f"sqlite:///{tmp_path}/labels.db"))
+    assert "a, b&lt;, c mean stands in no codebook yet: set <code>codebook</code>" in shown
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), (b"\xff\xfe", "not UTF-8")])
+def test_a_codebook_that_cannot_be_read_is_said_at_the_start(content: bytes | None, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.md"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        create_app(Settings(codebook=path))
