@@ -162,6 +162,12 @@ def _spare() -> Path:
     return Path(folder)
 
 
+def recent(bundle_id: str, version: str) -> Source | None:
+    """The bundle `bundle_id`, known as `version`, as the cache has it, without asking the registry; None where it does not."""
+    bundle = _kept(_cache(), bundle_id)
+    return None if bundle is None else Source(bundle, version)
+
+
 def _kept(cache: Path, bundle_id: str) -> Bundle | None:
     """The bundle as the cache has it; a damaged one is removed, to be fetched again."""
     folder = cache / bundle_id

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from models.classifier import Classifier
 from models.cores import usable_cores
 from models.errors import StancewireError
-from models.registry import Source, follows, resolve
+from models.registry import Source, follows, recent, resolve
 from service import errors
 from service.auth import Keys
 from service.bell import Bell
@@ -76,7 +76,8 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
     """An app that serves `source`, or the model that `settings` name; it is opened at start-up, unless `source` is open already.
 
     With `bell` it is one of several processes: it tells the others of reloads and swaps. One that starts after the first of these
-    asks the registry what to begin with, since `source` may be out of date, and takes `source` where that cannot be used.
+    asks the registry what to begin with, since `source` may be out of date; where that cannot be used it takes what the others
+    swapped in last, and `source` where that is gone too.
     """
     chosen = settings or load_settings()
     telemetry = Telemetry()
@@ -96,6 +97,7 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
                     require_labels(now, found.bundle)
                     found = now
                 except StancewireError as error:
+                    found = (recent(*bell.swapped) if bell is not None and bell.swapped is not None else None) or found
                     _log.error("this process begins with version %s: %s", found.version, error)
             return Classifier(found.bundle, workers=workers), found.version
 

@@ -137,8 +137,8 @@ class Slot:
         except (BundleError, UsageError) as error:  # of the candidate's own making; what else goes wrong may be gone the next time
             self._refused = None if meant is None else (meant, time.monotonic() + _REFUSED_S, str(error))
             raise
-        if swapped and self.bell is not None:
-            self.bell.ring()
+        if swapped and self.bell is not None and self.answers is not None:
+            self.bell.ring((self.answers.bundle.id, self.answers.version))
         return swapped
 
     async def _take(self, model: str, current: Bundle) -> bool:
