@@ -1,18 +1,22 @@
 """Several fits averaged, and a run that goes on between two of them."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from models.errors import UsageError
 from training.base import locate_base, write_tokenizer
-from training.config import load_recipe
+from training.config import load_recipe, revise
 from training.data import Example
-from training.finetune import fit, focus_rows, row_weight, target
+from training.finetune import fit, focus_rows
+from training.objective import row_weight, target
 from training.pipeline import load_split
+from training.teachers import with_opinions
 
 
 def test_rows_of_a_slice_count_what_the_recipe_says(tiny_recipe: Path) -> None:
@@ -100,3 +104,34 @@ def test_a_focus_that_no_row_has_is_said_and_left_out(tiny_recipe: Path, tmp_pat
     split = load_split(recipe, said.append)
     assert focus_rows(split.train, recipe.fit) == ()
     assert any("no row of origin=real" in line for line in said)
+
+
+def test_teachers_judge_what_they_have_not_learnt(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(tiny_recipe, ["fit.epochs=1", "fit.members=2", "fit.teachers={folds: 2, weight: 0.25}"])
+    split = load_split(recipe, lambda _: None)
+    base = locate_base(recipe.model.base)
+    tokenizer = tmp_path / "tokenizer.json"
+    write_tokenizer(base, tokenizer)
+    taught = with_opinions(recipe, base, tokenizer, split, tmp_path / "run", resume=False, quiet=True)
+    assert [row.id for row in taught.train] == [row.id for row in split.train]
+    for row in taught.train:
+        assert sum(row.opinion) == pytest.approx(1)
+        own = [float(label == row.label) for label in recipe.labels.labels]
+        assert target(row, recipe) == pytest.approx([0.75 * a + 0.25 * b for a, b in zip(own, row.opinion, strict=True)])
+    assert [row.opinion for row in taught.validation] == [()] * len(split.validation)
+    shutil.rmtree(tmp_path / "run" / "teacher-2")
+    judged_by_first = np.load(tmp_path / "run" / "teacher-1" / "opinions.npy")
+    again = with_opinions(recipe, base, tokenizer, split, tmp_path / "run", resume=True, quiet=True)
+    assert [row.opinion for row in again.train] == [row.opinion for row in taught.train]
+    assert 0 < len(judged_by_first) < len(split.train)
+    first = replace(split.train[0], label=next(label for label in recipe.labels.labels if label != split.train[0].label))
+    turned = replace(split, train=(first, *split.train[1:]))
+    others = with_opinions(recipe, base, tokenizer, turned, tmp_path / "turned", resume=False, quiet=True)
+    assert np.argsort(others.train[0].opinion).tolist() == np.argsort(taught.train[0].opinion).tolist(), (
+        "its own label is not learnt"
+    )
+    assert others.train != taught.train
+    with pytest.raises(UsageError, match=r"fit\.teachers\.folds 9999 is more than"):
+        with_opinions(revise(recipe, {"fit.teachers.folds": 9999}), base, tokenizer, split, tmp_path, resume=False, quiet=True)
+    with pytest.raises(UsageError, match="one fold leaves nothing"):
+        load_recipe(tiny_recipe, ["fit.teachers.folds=1"])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from models.documents import read_yaml
 from models.errors import UsageError
@@ -82,6 +82,21 @@ class FocusRecipe(_Strict):
     members: int = Field(1, ge=1)
 
 
+class TeachersRecipe(_Strict):
+    """With `folds` above 1 each row is learnt at its label and, by the share `weight`, at what a model says of it that was fitted
+    without its fold."""
+
+    folds: int = Field(0, ge=0)
+    weight: float = Field(0.5, gt=0, le=1)
+
+    @field_validator("folds")
+    @classmethod
+    def _not_one(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("one fold leaves nothing to fit on; 0 is no teachers")
+        return folds
+
+
 class FitRecipe(_Strict):
     """The loop: `batch_size` is what all processes take together; `warmup` is a share of all steps; `layer_decay` slows each layer
     below the head by this factor; `r_drop` weighs the distance between two passes; rows whose annotators disagreed count
@@ -106,6 +121,7 @@ class FitRecipe(_Strict):
     typos: float = Field(0.0, ge=0, le=1)
     members: int = Field(1, ge=1)
     focus: FocusRecipe = FocusRecipe()
+    teachers: TeachersRecipe = TeachersRecipe()
     patience: int = Field(2, ge=1)
     seed: int = 17
     bfloat16: Literal["auto", "on", "off"] = "auto"

@@ -24,8 +24,9 @@ MIN_ROWS_A_LABEL = 8
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled sentence; `where` is its file and row (1 is the first), `slices` its values by slice column; `votes`
-    what each of its annotators said, where the file has their labels (`label_a`, `label_b`, `label_c`)."""
+    """One labelled sentence; `where` is its file and row (1 is the first), `slices` its values by slice column; `votes` what each
+    of its annotators said, where the file has their labels (`label_a`, `label_b`, `label_c`); `opinion` is the probability of
+    each label by a model that has not learnt it, where there is one."""
 
     id: str
     text: str
@@ -34,6 +35,7 @@ class Example:
     slices: dict[str, tuple[str, ...]]
     where: str
     votes: tuple[str, ...] = ()
+    opinion: tuple[float, ...] = ()
 
     @property
     def contested(self) -> bool:

@@ -38,7 +38,7 @@ from training.augment import with_swapped_names, with_typos
 from training.config import FitRecipe, Recipe
 from training.data import Example
 from training.metrics import macro_f1
-from training.objective import StanceTrainer
+from training.objective import StanceTrainer, row_weight, target
 from training.split import Split
 
 
@@ -267,22 +267,6 @@ def _dataset(examples: Sequence[Example], recipe: Recipe, encoder: Encoder) -> D
             "weight": [row_weight(example, recipe.fit) for example in examples],
         }
     )
-
-
-def target(example: Example, recipe: Recipe) -> list[float]:
-    """The share of each label that the row is learnt at: its label's 1, or with `soft_labels` what its annotators said, its final
-    label being one voice more."""
-    said = [example.label, *(example.votes if recipe.fit.soft_labels else ())]
-    return [said.count(label) / len(said) for label in recipe.labels.labels]
-
-
-def row_weight(example: Example, recipe: FitRecipe) -> float:
-    """How much `example` counts in the loss."""
-    weight = recipe.contested_weight if example.contested else 1.0
-    for column, values in example.slices.items():
-        for value in values:
-            weight *= recipe.slice_weights.get(f"{column}={value}", 1.0)
-    return weight
 
 
 def _macro_f1(prediction: EvalPrediction) -> dict[str, float]:

@@ -13,9 +13,30 @@ from torch import nn
 from torch.nn import functional
 from transformers import Trainer
 
-from training.config import FitRecipe
+from training.config import FitRecipe, Recipe
+from training.data import Example
 
 _LAYER = re.compile(r"\.layers?\.(\d+)\.")
+
+
+def target(example: Example, recipe: Recipe) -> list[float]:
+    """The share of each label that the row is learnt at: its label's 1, or with `soft_labels` what its annotators said, its final
+    label being one voice more; of these, what a teacher thinks of it takes the place of a share."""
+    said = [example.label, *(example.votes if recipe.fit.soft_labels else ())]
+    shares = [said.count(label) / len(said) for label in recipe.labels.labels]
+    if not example.opinion:
+        return shares
+    weight = recipe.fit.teachers.weight
+    return [(1 - weight) * share + weight * thought for share, thought in zip(shares, example.opinion, strict=True)]
+
+
+def row_weight(example: Example, recipe: FitRecipe) -> float:
+    """How much `example` counts in the loss."""
+    weight = recipe.contested_weight if example.contested else 1.0
+    for column, values in example.slices.items():
+        for value in values:
+            weight *= recipe.slice_weights.get(f"{column}={value}", 1.0)
+    return weight
 
 
 class StanceTrainer(Trainer):  # type: ignore[misc]

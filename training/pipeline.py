@@ -36,6 +36,7 @@ from training.frozen_rows import FILE, FURTHER, write_rows
 from training.report import draw_evaluation, draw_losses, model_card
 from training.split import Split, make_split
 from training.static_int8 import SCALE_ROWS
+from training.teachers import with_opinions
 from training.tracking import Registered, connect, log_training
 
 Say = Callable[[str], None]
@@ -66,7 +67,9 @@ def train(recipe: Recipe, *, resume: bool = False, promote: bool = False, quiet:
     write_tokenizer(base, tokenizer)
     if first:
         split.write(recipe.out / "split.json")
-    fitted = fit(recipe, base, tokenizer, split, recipe.out / "checkpoints", resume=resume, quiet=quiet or not first)
+    checkpoints, hushed = recipe.out / "checkpoints", quiet or not first
+    taught = with_opinions(recipe, base, tokenizer, split, checkpoints, resume=resume, quiet=hushed)
+    fitted = fit(recipe, base, tokenizer, taught, checkpoints, resume=resume, quiet=hushed)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()

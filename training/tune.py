@@ -30,6 +30,7 @@ from training.data import data_digest
 from training.finetune import fit, focus_rows
 from training.pipeline import Say, load_split
 from training.split import Split
+from training.teachers import with_opinions
 from training.tracking import FAULTS, connect, flatten
 
 HEARTBEAT_S = 20
@@ -177,9 +178,9 @@ def _trial(
     try:
         with mlflow.start_run(run_name=f"{recipe.name}-trial-{trial.number}", tags=tags):
             mlflow.log_params(dict(values))
-            fitted = fit(
-                recipe, base, folder / "tokenizer.json", split, folder / "fit", resume=False, quiet=quiet, callbacks=[watch]
-            )
+            tokenizer, below = folder / "tokenizer.json", folder / "fit"
+            taught = with_opinions(recipe, base, tokenizer, split, below, resume=False, quiet=quiet)
+            fitted = fit(recipe, base, tokenizer, taught, below, resume=False, quiet=quiet, callbacks=[watch])
             scores = [entry["eval_macro_f1"] for entry in fitted.history if "eval_macro_f1" in entry]
             best = scores[-1] if focus_rows(split.train, recipe.fit) else max(scores)  # the last epoch of a focus counts
             mlflow.log_metric("validation_macro_f1", best)
