@@ -31,6 +31,7 @@ VARIANTS: dict[str, list[str]] = {
     "class-weights": ["fit.class_weights=true"],
     "mean-pooling": ["model.pooling=mean"],
     "three-averaged": ["fit.members=3"],
+    "teachers": ["fit.teachers.folds=4"],
     "focus": ["fit.focus.rows=origin=real"],
     "focus-averaged": ["fit.focus.rows=origin=real", "fit.focus.members=3"],
 }
