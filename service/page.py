@@ -1,5 +1,6 @@
 """The labelling page: plain HTML and a script, from files beside this module, and the codebook beside it."""
 
+import functools
 from collections.abc import Iterable
 from html import escape
 from importlib import resources
@@ -62,6 +63,7 @@ def load_codebook(path: Path | None) -> str | None:
         raise UsageError(f"the codebook {path} is not UTF-8. Set codebook to a Markdown file in UTF-8.") from error
 
 
+@functools.cache
 def _shipped() -> str:
     found = resources.files("training.corpus").joinpath("CODEBOOK.md")
     return _render(found.read_text("utf-8")) if found.is_file() else "<p>The codebook is not installed on this machine.</p>"
