@@ -1,17 +1,18 @@
-"""Labels of real briefing sentences without the sentences: the project keeps a digest and a label, the user has the text.
+"""Labels of real sentences without the sentences: the project keeps a digest and a label, the user has the text.
 
-`training/corpus/briefings.csv` names, for each sentence, the document it stands in, its number of words, the SHA-256 of its normal
-form, the labels of up to three annotators (the later ones may be empty) and the final one. The documents are those of the
-repository brian14708/wh-briefings (CC0 1.0). From a clone of it the text is found again by trying every run of that many words in
-the document, so that no rule for cutting sentences has to be repeated; a JSONL file with a column `text` will do as well.
+`training/corpus/briefings.csv` and `training/corpus/speeches.csv` name, for each sentence, the document it stands in, its number of
+words, the SHA-256 of its normal form, the labels of up to three annotators (the later ones may be empty) and the final one. The
+documents stand in public repositories (training/corpus/ORIGIN.md), whose name begins the `source`. From a clone the text is found
+again by trying every run of that many words in the document, so that no rule for cutting sentences has to be repeated; a JSONL file
+with a column `text` will do as well.
 """
 
 import csv
 import hashlib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,17 +22,19 @@ from models.text import has_surrogate, normalise
 from training.data import Example, read_votes
 
 LABELS = Path(__file__).parent / "corpus" / "briefings.csv"
-COLUMNS = ("sha256", "words", "label", "label_a", "label_b", "label_c", "confidence", "issue", "source")
+SPEECHES = LABELS.with_name("speeches.csv")
+COLUMNS = ("sha256", "words", "label", "label_a", "label_b", "label_c", "confidence", "issue", "register", "source")
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 _MARKUP = re.compile(r"\*\*|__|^[#>]+\s+|^[*-]\s+", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Briefings:
-    """Labelled sentences whose text was found, and how many were not."""
+    """Labelled sentences whose text was found; `found` and `missing` count them by repository."""
 
     examples: list[Example]
-    missing: int
+    found: Counter[str]
+    missing: Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,10 @@ class _Row:
     words: int
     label: str
     issue: str
-    source: str
+    register: str
+    repository: str
+    path: str
+    group: str
     votes: tuple[str, ...]
 
 
@@ -49,12 +55,18 @@ def sentence_digest(text: str) -> str:
     return hashlib.sha256(normalise(text).encode()).hexdigest()
 
 
-def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Briefings:
-    """Attach the text at `place`, a clone's folder or a JSONL file, to the labels of `table`; DataError where none fits."""
-    rows = _rows(table, labels)
+def load_briefings(place: Path, labels: LabelSet, tables: Sequence[Path] = (LABELS, SPEECHES)) -> Briefings:
+    """Attach the text at `place` to the labels of `tables`; DataError where none fits.
+
+    `place` is a folder that holds clones under their names, the folder of one clone, or a JSONL file.
+    """
+    first: dict[str, _Row] = {}
+    for row in (row for table in tables for row in _rows(table, labels)):
+        first.setdefault(row.digest, row)
+    rows = list(first.values())
     if unknown := sorted({row.label for row in rows} - set(labels.labels)):
         raise DataError(
-            f"the briefing sentences have the label {unknown[0]!r}, which the recipe does not know ({', '.join(labels.labels)}). "
+            f"the real sentences have the label {unknown[0]!r}, which the recipe does not know ({', '.join(labels.labels)}). "
             "Leave data.briefings out for a label set of your own."
         )
     if not place.exists():
@@ -70,9 +82,9 @@ def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Brief
             id=f"briefing-{row.digest[:12]}",
             text=found[row.digest],
             label=row.label,
-            group=row.source,
-            slices={"issue": (row.issue,), "register": ("briefing",), "origin": ("real",)},
-            where=row.source,
+            group=row.group,
+            slices={"issue": (row.issue,), "register": (row.register,), "origin": ("real", row.repository)},
+            where=row.group,
             votes=row.votes,
         )
         for row in rows
@@ -81,14 +93,15 @@ def load_briefings(place: Path, labels: LabelSet, table: Path = LABELS) -> Brief
     if not examples:
         raise DataError(
             f"{place} has none of the {len(rows)} labelled sentences. Set data.briefings to the top folder of a clone of "
-            "https://github.com/brian14708/wh-briefings."
+            "https://github.com/brian14708/wh-briefings, or to a folder that holds it."
         )
-    return Briefings(examples, len(rows) - len(examples))
+    with_text = Counter(row.repository for row in rows if row.digest in found)
+    return Briefings(examples, with_text, Counter(row.repository for row in rows) - with_text)
 
 
 def write_labels(sentences: Path, table: Path = LABELS) -> int:
-    """Write `table` from a JSONL file of labelled sentences (text, label, confidence, issue, source, and label_a, label_b and
-    label_c where several annotators labelled them); the number of rows."""
+    """Write `table` from a JSONL file of labelled sentences (text, label, confidence, issue, register, source, and label_a, label_b
+    and label_c where several annotators labelled them); the number of rows."""
     lines = sentences.read_text("utf-8").splitlines()
     with table.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -109,18 +122,21 @@ def _rows(table: Path, labels: LabelSet) -> list[_Row]:
 
 
 def _row(row: dict[str, str], labels: LabelSet) -> _Row:
-    return _Row(row["sha256"], int(row["words"]), row["label"], row["issue"], row["source"], read_votes(row, labels))
+    source, votes = row["source"], read_votes(row, labels)
+    repository, place = source.split("/", 1)
+    path = place.partition("#")[0]  # what follows names a part of the document
+    return _Row(row["sha256"], int(row["words"]), row["label"], row["issue"], row["register"], repository, path, source, votes)
 
 
 def _search(folder: Path, rows: list[_Row]) -> dict[str, str]:
-    """Text by digest, from the documents below `folder`."""
-    wanted: dict[str, list[_Row]] = defaultdict(list)
+    """Text by digest, from the documents below `folder`, or below a repository's folder in it."""
+    wanted: dict[tuple[str, str], list[_Row]] = defaultdict(list)
     for row in rows:
-        wanted[row.source].append(row)
+        wanted[row.repository, row.path].append(row)
     found: dict[str, str] = {}
-    for source, sought in wanted.items():
-        path = folder / source
-        if not path.is_file():
+    for (repository, name), sought in wanted.items():
+        path = next((path for path in (folder / repository / name, folder / name) if path.is_file()), None)
+        if path is None:
             continue
         raw = path.read_text("utf-8", errors="replace")
         digests = {row.digest for row in sought}
@@ -134,9 +150,13 @@ def _search(folder: Path, rows: list[_Row]) -> dict[str, str]:
 
 
 def _runs(words: list[str], lengths: set[int]) -> Iterator[str]:
+    """Each run of so many words; also without what a table puts around a text, where that is there."""
     for length in sorted(lengths):
         for start in range(len(words) - length + 1):
-            yield " ".join(words[start : start + length])
+            run = " ".join(words[start : start + length])
+            yield run
+            if (bare := run.strip('",')) != run:
+                yield bare
 
 
 def _texts(path: Path) -> Iterator[str]:

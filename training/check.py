@@ -22,7 +22,9 @@ from training.audit import near_duplicates, normal_key
 
 MAX_CHARACTERS = 2000
 MAX_WORDS = 200
-REGISTERS = frozenset(("briefing", "interview", "communique", "un_speech", "op_ed", "social", "parliament", "leak", "news"))
+REGISTERS = frozenset(
+    ("briefing", "interview", "communique", "un_speech", "speech", "op_ed", "social", "parliament", "leak", "news")
+)
 # fmt: off
 PHENOMENA = frozenset((
     "negation", "conditional", "irony", "reported", "judged_report", "mixed", "concession", "rhetorical_question", "euphemism",

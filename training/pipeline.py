@@ -104,7 +104,9 @@ def load_split(recipe: Recipe, say: Say, measured: Sequence[Example] = ()) -> Sp
     if recipe.data.briefings is not None:
         briefings = load_briefings(recipe.data.briefings, recipe.labels)
         examples += briefings.examples
-        say(f"briefing sentences: {len(briefings.examples)} with their text, {briefings.missing} not found")
+        for repository in sorted(briefings.found | briefings.missing):
+            found, missing = briefings.found[repository], briefings.missing[repository]
+            say(f"real sentences of {repository}: {found} with their text, {missing} not found")
     tests = load_examples(recipe.data.test_files, recipe.data, recipe.labels) if recipe.data.test_files else []
     train_only = load_examples(recipe.data.train_only, recipe.data, recipe.labels) if recipe.data.train_only else []
     require_enough(examples, recipe.labels)
