@@ -175,7 +175,14 @@ class Recipe(_Strict):
 
     def digest(self) -> str:
         """SHA-256 of the recipe's values, the output folder aside."""
-        content = self.model_dump(mode="json", exclude={"out"})
+        return self._digest({"out"})
+
+    def fit_digest(self) -> str:
+        """SHA-256 of the values that decide what is fitted: none of those that count only once the fits are done."""
+        return self._digest({"out", "name", "version", "behaviour", "calibration", "export", "tracking"})
+
+    def _digest(self, without: set[str]) -> str:
+        content = self.model_dump(mode="json", exclude=without)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -108,7 +108,7 @@ def export_engine(
     if parity.agreement < min_agreement:
         raise ExportError(
             f"int8 gives the same label as float32 on {parity.agreement:.2%} of the test rows, below {min_agreement:.0%}. "
-            "Set export.precision=fp32, or export.min_agreement lower if that is good enough."
+            "Set export.precision=fp32, or export.min_agreement lower if that is good enough, and go on with --resume."
         )
     return parity
 

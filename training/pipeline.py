@@ -214,15 +214,18 @@ def _logits(engine: Engine, rows: list[Encoded]) -> FloatArray:
 
 
 def _prepare_out(recipe: Recipe, *, resume: bool, first: bool) -> None:
-    """Make the output folder; a resumed run must have the recipe it was started with."""
+    """Make the output folder; a resumed run must fit what it was started with."""
     note = recipe.out / "recipe.yaml"
     checkpoints = recipe.out / "checkpoints"
     try:
         recipe.out.mkdir(parents=True, exist_ok=True)
         if resume and checkpoints.is_dir() and first:
             before = Recipe.model_validate(yaml.safe_load(note.read_text("utf-8")))
-            if before.digest() != recipe.digest():
-                raise UsageError(f"{recipe.out} was begun with another recipe. Train without --resume, or set another out.")
+            if before.fit_digest() != recipe.fit_digest():
+                raise UsageError(
+                    f"{recipe.out} was begun with another recipe: only name, version, behaviour, calibration.*, export.* and tracking.* "
+                    "may change on the way. Train without --resume, or set another out."
+                )
         elif first:
             shutil.rmtree(checkpoints, ignore_errors=True)
         if first:
