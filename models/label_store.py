@@ -26,6 +26,8 @@ DEFAULT_URL = "sqlite:///labels.db"
 _MIGRATIONS = Path(__file__).parent / "label_migrations"
 _BUSY_S = 30
 _CONNECT_S = 5
+# a connection that died without a word is given up after about a minute (libpq; the last one in ms)
+_KEEPALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 _PAGE = 1000
 
 _metadata = sa.MetaData()
@@ -231,7 +233,7 @@ def _options(url: str) -> dict[str, Any]:
         return {"connect_args": {"timeout": _BUSY_S}}
     options: dict[str, Any] = {"pool_pre_ping": True, "pool_timeout": _BUSY_S}
     if url.partition(":")[0] in ("postgresql", "postgresql+psycopg2", "postgresql+psycopg"):
-        options["connect_args"] = {"connect_timeout": _CONNECT_S}
+        options["connect_args"] = {"connect_timeout": _CONNECT_S, **_KEEPALIVE}
     return options
 
 

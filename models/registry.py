@@ -20,6 +20,7 @@ from models.bundle import DEFAULT_BUNDLE, Bundle, open_bundle
 from models.errors import BundleError, RegistryError
 
 DEFAULT_TRACKING_URI = "sqlite:///mlflow.db"
+_UNTAGGED: dict[tuple[str, str, str], str] = {}  # bundle ids by registry, name and version: versions do not change
 _ID = re.compile(r"[0-9a-f]{64}")
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -55,7 +56,7 @@ def peek(model: str) -> str | None:
         return None
     with reaching(model) as client:
         found = _version(client, model)
-        return str(found.tags["bundle_id"]) if "bundle_id" in found.tags else None
+        return _bundle_id(found)
 
 
 def follows(model: str) -> bool:
@@ -72,7 +73,7 @@ def _download(model: str) -> Source:
         uri = tracking_uri()
         found = _version(client, model)
         cache = _cache()
-        bundle = _kept(cache, str(found.tags.get("bundle_id")))
+        bundle = _kept(cache, str(_bundle_id(found)))
         if bundle is None:
             mlflow.set_tracking_uri(uri)
             staging = tempfile.mkdtemp(dir=cache)
@@ -82,7 +83,14 @@ def _download(model: str) -> Source:
                 bundle = _keep(_bundle_folder(Path(fetched)), cache)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+        _UNTAGGED[uri, found.name, str(found.version)] = bundle.id
         return Source(bundle, str(found.version))
+
+
+def _bundle_id(version: Any) -> str | None:
+    """The id of a version's bundle: as its tag says, or as it was when it was fetched last."""
+    known = _UNTAGGED.get((tracking_uri(), version.name, str(version.version)))
+    return str(version.tags["bundle_id"]) if "bundle_id" in version.tags else known
 
 
 def _parts(model: str) -> re.Match[str]:
@@ -151,7 +159,17 @@ def _cache() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError:
-        return _spare()
+        spare = _spare()
+        spare.mkdir(exist_ok=True)  # what tidies up /tmp may have taken it for left behind
+        return spare
+
+
+def keep_for_all() -> None:
+    """Let the processes that this one will start keep what they fetch where it does, also where home is read-only."""
+    folder = _cache()
+    if folder.name != "bundles":
+        (folder / "stancewire" / "bundles").mkdir(parents=True, exist_ok=True)
+        os.environ["XDG_CACHE_HOME"] = str(folder)
 
 
 @functools.cache

@@ -13,14 +13,14 @@ from fastapi import FastAPI
 
 from models.classifier import Classifier
 from models.cores import usable_cores
-from models.errors import StancewireError
-from models.registry import Source, follows, recent, resolve
+from models.registry import Source, follows, resolve
 from service import errors
 from service.auth import Keys
 from service.bell import Bell
 from service.body import BodyLimit
 from service.drift import Drift
 from service.errors import Problem
+from service.first import first_model
 from service.label_calls import Labels
 from service.labels import router as labels_router
 from service.page import load_codebook
@@ -28,7 +28,7 @@ from service.page import router as page_router
 from service.routes import router
 from service.settings import Settings, load_settings
 from service.shadow import Shadow
-from service.slot import Slot, followed, require_labels
+from service.slot import Slot, followed
 from service.telemetry import Observe, Telemetry
 
 _log = logging.getLogger("stancewire")
@@ -75,9 +75,8 @@ def _delay_stops(app: FastAPI, delay_s: float) -> None:
 def create_app(settings: Settings | None = None, source: Source | Opened | None = None, bell: Bell | None = None) -> FastAPI:
     """An app that serves `source`, or the model that `settings` name; it is opened at start-up, unless `source` is open already.
 
-    With `bell` it is one of several processes: it tells the others of reloads and swaps. One that starts after the first of these
-    asks the registry what to begin with, since `source` may be out of date; where that cannot be used it takes what the others
-    swapped in last, and `source` where that is gone too.
+    With `bell` it is one of several processes: it tells the others of reloads and swaps, and one that starts after the first of
+    these begins with what `first_model` finds.
     """
     chosen = settings or load_settings()
     telemetry = Telemetry()
@@ -91,14 +90,8 @@ def create_app(settings: Settings | None = None, source: Source | Opened | None 
             if isinstance(source, Opened):
                 return source.take()
             found = source or resolve(chosen.model)
-            if slot.heard and follows(chosen.model):
-                try:
-                    now = resolve(chosen.model)
-                    require_labels(now, found.bundle)
-                    found = now
-                except StancewireError as error:
-                    found = (recent(*bell.swapped) if bell is not None and bell.swapped is not None else None) or found
-                    _log.error("this process begins with version %s: %s", found.version, error)
+            if bell is not None:
+                return first_model(chosen.model, found, bell, workers)
             return Classifier(found.bundle, workers=workers), found.version
 
         await slot.fill(open_first)

@@ -105,8 +105,7 @@ async def reload(request: Request) -> ReloadResponse:
     try:
         swapped = await slot.ask(again=True)
     finally:
-        if slot.bell is not None:
-            slot.bell.ring()
+        slot.ring()
     answers = slot.answers
     assert answers is not None
     return ReloadResponse(swapped=swapped, version=answers.version, id=answers.bundle.id)

@@ -14,11 +14,12 @@ from multiprocessing.connection import wait
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from models.classifier import Classifier
 from models.errors import UsageError
-from models.registry import Source, resolve
+from models.registry import Source, keep_for_all, resolve
 from service.app import Opened, create_app
 from service.auth import Keys
 from service.bell import Bell
@@ -44,11 +45,14 @@ def run_server(settings: Settings) -> None:
         else:
             load_codebook(settings.codebook)
             Keys.load(settings.api_keys_file, open_classify=settings.open_classify)
+            keep_for_all()
             Classifier(source.bundle).close()  # what is wrong with it is said here, once
             _announce(source, listener)
             # the bundle is verified and local by now, and a process of its own opens it: no registry is asked again at the start
             supervisor = Multiprocess(_config(settings, partial(_one_of_several, settings, source, Bell())), sockets=[listener])
             supervisor.run()
+            if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+                sys.exit(STARTUP_FAILURE)  # the log says why; whoever watches over the service is not told that all is well
 
 
 def _one_of_several(settings: Settings, source: Source, bell: Bell) -> FastAPI:

@@ -13,22 +13,27 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from fastapi import Request
 
 from models.bundle import Bundle
 from models.classifier import Classifier
-from models.errors import BundleError, UsageError
+from models.errors import BundleError, RegistryError, UsageError
 from models.registry import Source, peek, resolve
 from service.answers import Answers
 from service.batcher import Batcher
 from service.bell import Bell
 from service.errors import Problem
 from service.telemetry import Telemetry
+from service.threads import Busy, Threads
 
 _log = logging.getLogger("stancewire")
 _REFUSED_S = 600.0  # after which a candidate that could not be taken is looked at again unasked
 _LISTEN_S = 0.5
+_RETRY_S = 5.0  # after a call that could not be followed
+_LOOK_S, _FETCH_S = 60.0, 1800.0  # that the registry may take
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,7 @@ class Slot:
         self.bell = bell
         self.heard = bell.rung if bell is not None else 0
         self._refused: tuple[str, float, str] | None = None
+        self._registry = Threads("registry", 1, 1)
         self._workers, self._max_queued_tokens = workers, max_queued_tokens
         self._held: _Held | None = None
         self._turn = asyncio.Lock()
@@ -124,7 +130,7 @@ class Slot:
         if held is None:
             return False
         current = held.classifier.bundle
-        meant = await asyncio.to_thread(peek, model)
+        meant = await self._call(lambda: peek(model), _LOOK_S)
         if meant == current.id:
             return False
         if meant is not None and not again and self._refused is not None:
@@ -137,16 +143,34 @@ class Slot:
         except (BundleError, UsageError) as error:  # of the candidate's own making; what else goes wrong may be gone the next time
             self._refused = None if meant is None else (meant, time.monotonic() + _REFUSED_S, str(error))
             raise
-        if swapped and self.bell is not None and self.answers is not None:
-            self.bell.ring((self.answers.bundle.id, self.answers.version))
+        if swapped and self.answers is not None:
+            self.ring((self.answers.bundle.id, self.answers.version))
         return swapped
 
+    async def _call(self, call: Callable[[], _T], timeout_s: float) -> _T:
+        """`call` in a thread that holds up nobody's end; RegistryError where it takes longer than any should."""
+        try:
+            return await self._registry.run(call, timeout_s)
+        except (TimeoutError, Busy) as error:
+            raise RegistryError(f"the registry has not answered for {timeout_s:.0f} s. Check that it is up.") from error
+
+    def ring(self, swapped: tuple[str, str] | None = None) -> None:
+        """Tell the other processes, where there are some, to look at the registry; `swapped` is the id and version taken over."""
+        if self.bell is not None:
+            self.bell.ring(swapped)
+            self.heard = self.bell.rung
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the last candidate was refused for what it is, and so would be again."""
+        return self._refused is not None
+
     async def _take(self, model: str, current: Bundle) -> bool:
-        source = await asyncio.to_thread(resolve, model)
+        source = await self._call(lambda: resolve(model), _FETCH_S)
         if source.bundle.id == current.id:
             return False
         require_labels(source, current)
-        classifier = await asyncio.to_thread(_open, source, self._workers)
+        classifier = await self._call(lambda: open_warm(source, self._workers), _FETCH_S)
         self._put(classifier, source.version)
         self._telemetry.swaps.inc()
         _log.info("%s is version %s now, bundle %s", model, source.version, source.bundle.id[:12])
@@ -168,6 +192,7 @@ class Slot:
         if old is not None:
             await _retire(old)
         await asyncio.gather(*self._retiring)
+        self._registry.close()
 
 
 def require_labels(source: Source, current: Bundle) -> None:
@@ -184,7 +209,8 @@ class _StillRefused(Exception):
     """The registry still means the candidate that was refused."""
 
 
-def _open(source: Source, workers: int) -> Classifier:
+def open_warm(source: Source, workers: int) -> Classifier:
+    """The model of `source`, ready to answer."""
     classifier = Classifier(source.bundle, workers=workers)
     try:
         classifier.warm()
@@ -206,16 +232,23 @@ async def followed(slot: Slot, every_s: float) -> AsyncIterator[None]:
     then."""
 
     async def follow() -> None:
-        waited = 0.0
+        waited = deaf = 0.0
         while True:
             pause = every_s if slot.bell is None else min(every_s or _LISTEN_S, _LISTEN_S)
             await asyncio.sleep(pause)
-            waited += pause
+            waited, deaf = waited + pause, deaf - pause
             rung = slot.bell.rung if slot.bell is not None else slot.heard
-            if (called := rung != slot.heard) or 0 < every_s <= waited:
-                slot.heard, waited = rung, 0.0
-                with contextlib.suppress(Problem):
+            called = rung != slot.heard and deaf <= 0
+            if called or 0 < every_s <= waited:
+                waited, before = 0.0, slot.heard
+                try:
                     await slot.ask(again=called)
+                except Problem:
+                    if not slot.refuses:  # it may go better in a while: who was called must not be left behind
+                        deaf = _RETRY_S
+                        continue
+                if slot.heard == before:  # it rings itself where it swaps
+                    slot.heard = rung
 
     task = asyncio.ensure_future(follow()) if every_s or slot.bell is not None else None
     try:

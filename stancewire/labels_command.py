@@ -61,7 +61,7 @@ def audit(
     report: Annotated[Path | None, typer.Option(help="JSON file for everything that was found")] = None,
 ) -> None:
     """Check labelled files, count them, and list labels that are likely wrong; exit code 1 where rows repeat or contradict each
-    other, or cannot be used: what would make results untrue."""
+    other, or cannot be used or judged: what would make results untrue."""
     need_training()
     from training.audit_report import audit_files
 
@@ -81,7 +81,7 @@ def audit(
             report.write_text(json.dumps(found.content(), indent=1, ensure_ascii=False) + "\n", "utf-8")
         except OSError as error:
             raise UsageError(f"cannot write to {report} ({error.strerror}). Choose another file.") from error
-    if found.check.problems:
+    if found.check.problems or found.unjudged is not None:
         raise typer.Exit(1)
 
 

@@ -179,6 +179,7 @@ def test_rows_of_another_training_are_refused(registry: Path, tiny_recipe: Path)
     for damage, words in (
         (gzip.compress(gzip.decompress(content).replace(b'"label": "neutral"', b'"label": "pro_pressure"', 1)), "has other rows"),
         (content[:-20], "is damaged"),
+        (content[:40] + bytes([content[40] ^ 0xFF]) * 8 + content[48:], "is damaged"),
         (gzip.compress(b"[]\n"), "is damaged"),
     ):
         kept.write_bytes(damage)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from models.errors import DataError
 from stancewire.command import app
 from tests.conftest import CORPUS
-from training.label_errors import find_suspects
+from training.label_errors import find_suspects, unseen_probabilities
 
 LABELS = ("pro_dialogue", "pro_pressure", "neutral")
 
@@ -24,6 +25,18 @@ def test_a_suspect_is_what_another_label_takes_with_its_usual_confidence() -> No
         (1, "pro_pressure", 0.6),
         (3, "pro_dialogue", 0.05),
     ]
+
+
+def test_a_row_whose_own_label_is_the_likeliest_is_no_suspect() -> None:
+    given = ["neutral", "neutral", "pro_dialogue", "pro_dialogue"]
+    probabilities = np.array([[0.45, 0.55], [0.0, 1.0], [0.4, 0.6], [0.4, 0.6]])
+    assert [each.position for each in find_suspects(given, probabilities, ("pro_dialogue", "neutral"))] == []
+
+
+def test_rows_of_one_family_are_not_unrelated() -> None:
+    given = ["neutral"] * 6 + ["pro_dialogue"] * 6
+    with pytest.raises(DataError, match="5 unrelated rows of each label"):
+        unseen_probabilities(["text"] * 12, given, [0, 1, 2, 3, 4, 5] + [6] * 6, ("pro_dialogue", "neutral"), Path("none"))
 
 
 @pytest.fixture
@@ -80,6 +93,10 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     few.write_text("".join(json.dumps(row) + "\n" for row in rows[:4]), "utf-8")
     result = CliRunner().invoke(app, ["labels", "audit", str(few)])
     assert result.exit_code == 1 and "no labels were judged: an audit needs 5 unrelated rows of each label" in result.output
+    apart = ("The session opens at nine.", "Sanctions will stay until they disarm.", "We are ready to meet them any time.")
+    few.write_text("".join(json.dumps({"text": text, "label": "neutral"}) + "\n" for text in apart), "utf-8")
+    result = CliRunner().invoke(app, ["labels", "audit", str(few)])
+    assert result.exit_code == 1 and "no labels were judged" in result.output
     few.write_text('{"text": 5}\n', "utf-8")
     result = CliRunner().invoke(app, ["labels", "audit", str(few)])
     assert result.exit_code == 1 and "no labels were judged" in result.output

@@ -43,6 +43,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return found
 
 
+def test_a_connection_that_dies_without_a_word_is_given_up(server: str) -> None:
+    store = LabelStore(server)
+    with store._engine.connect() as connection:
+        known = connection.connection.driver_connection.info.dsn_parameters  # type: ignore[union-attr]
+    store.close()
+    assert (known["tcp_user_timeout"], known["keepalives_idle"]) == ("30000", "30")
+
+
 def test_labels_are_kept_in_order_and_once(url: str) -> None:
     store = LabelStore(url)
     rest = {"note": "n", "predicted": "neutral", "confidence": 0.5}

@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from tests.conftest import Serving
-from tests.service.test_swap import ask, call
+from tests.service.conftest import call
+from tests.service.test_swap import ask
 from training.base import locate_base
 
 # A kind of sentence that the training data has wrong throughout, whoever labelled it.

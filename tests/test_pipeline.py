@@ -85,6 +85,20 @@ def test_without_a_cache_one_folder_holds_what_is_fetched_and_goes_with_the_proc
     assert not list(spare.glob("stancewire-bundles-*"))
 
 
+def test_without_a_cache_processes_share_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    child = "from models.registry import _cache; print(_cache())"
+    parent = "from models.registry import _cache, keep_for_all; keep_for_all(); print(_cache(), flush=True); "
+    parent += f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "file"), "TMPDIR": str(spare)}
+    said = subprocess.run([sys.executable, "-c", parent], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    first, second = said.stdout.split()
+    assert first == second and Path(first).is_relative_to(spare)
+    assert not list(spare.iterdir()), "it goes with the process that made it"
+
+
 def test_two_runs_are_equal_and_a_killed_one_goes_on(tiny_bundle: Path, tiny_recipe: Path, tracking: str, tmp_path: Path) -> None:
     expected = open_bundle(tiny_bundle).manifest.files["model.safetensors"]
     out = tmp_path / "run"

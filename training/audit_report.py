@@ -57,6 +57,7 @@ class AuditReport:
             "rows": self.check.rows,
             "labels": self.check.labels,
             "problems": [asdict(problem) for problem in self.check.problems],
+            "agreement": [str(each) for each in self.check.agreement],
             "counts": self.counts,
             "judge": self.judge,
             "unjudged": self.unjudged,

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,6 +35,6 @@ def read_rows(path: Path) -> dict[str, list[Example]]:
             slices = {name: tuple(values) for name, values in row["slices"].items()}
             example = Example(row["id"], row["text"], row["label"], row["group"], slices, f"{path.name}:{number}")
             found.setdefault(row["for"], []).append(example)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path.name} is damaged ({error}). Train again.") from error
     return found

@@ -41,8 +41,8 @@ def choose_tests(
     own = known[challenger.version]
     if own is None:
         raise UsageError(
-            f"version {challenger.version} of {name} has no run, so what it learnt is not known. Register by `stancewire train`, "
-            "or promote it with --force and a --reason."
+            f"version {challenger.version} of {name} has no run that keeps its rows, so what it learnt is not known. Register by "
+            "`stancewire train`, or promote it with --force and a --reason."
         )
     tests: dict[str, list[Example]] = {}
     learnt = own.learnt
@@ -58,7 +58,9 @@ def choose_tests(
             )
         learnt = [*learnt, *its.learnt]
     else:
-        say(f"champion {champion.version} has no run, so its test side is not known; it may have learnt rows that follow")
+        say(
+            f"champion {champion.version} has no run that keeps its rows: its test side is not known, it may have learnt the others"
+        )
     for where, rows in (own.further | given).items():
         gone = {id(row) for row in _repeats(rows, learnt, own.overlap)}
         if gone:
@@ -77,9 +79,10 @@ def _repeats(rows: Sequence[Example], learnt: Sequence[Example], overlap: float)
 
 
 def rows_of(client: Any, name: str, source: Source) -> Rows | None:
-    """The rows of a version, as its run keeps them; None where it has no run. UsageError where they are not those of its bundle."""
+    """The rows of a version, as its run keeps them; None where it has no run that does. UsageError where they are not those of its
+    bundle."""
     run_id = client.get_model_version(name, source.version).run_id
-    if not run_id:
+    if not run_id or FILE not in {artifact.path for artifact in client.list_artifacts(run_id)}:
         return None
     with tempfile.TemporaryDirectory() as scratch:
         recipe, rows = (Path(client.download_artifacts(run_id, file, scratch)) for file in ("recipe.yaml", FILE))

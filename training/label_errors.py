@@ -1,7 +1,8 @@
 """Labels that are likely wrong, found by what a model says of rows whose own labels it has not seen.
 
-Confident learning (Northcutt, Jiang and Chuang, 2021): a row is a suspect where the probability of another label reaches what that
-label's own rows get on average. It is a list to read, not to obey: hard sentences stand in it beside mistakes.
+Confident learning (Northcutt, Jiang and Chuang, 2021): a row is a suspect where the probability of another label reaches what
+that label's own rows get on average, and is above that of its own label. It is a list to read, not to obey: hard sentences stand
+in it beside mistakes.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def find_suspects(given: Sequence[str], probabilities: NDArray[np.float64], labe
     for position, row in enumerate(probabilities):
         reached = [column for column in range(len(labels)) if row[column] >= usual[column]]
         best = max(reached, key=lambda column: float(row[column]), default=own[position])
-        if best != own[position]:
+        if row[best] > confidence[position]:
             found.append(Suspect(position, given[position], labels[best], float(row[best] - confidence[position])))
     return sorted(found, key=lambda suspect: -suspect.margin)
 
@@ -54,8 +55,8 @@ def unseen_probabilities(
 ) -> NDArray[np.float64]:
     """Probabilities, rows by `labels`, by a regression on the sentence vectors of the model at `base` that has learnt only from
     rows of other families; DataError where there are too few."""
-    fewest = min(list(given).count(label) for label in labels)
-    if fewest < _FOLDS or len(set(family)) < _FOLDS:
+    unrelated = [{each for each, mine in zip(family, given, strict=True) if mine == label} for label in labels]
+    if min(map(len, unrelated)) < _FOLDS:
         raise DataError(f"an audit needs {_FOLDS} unrelated rows of each label. Add rows, or name the labels with --label.")
     vectors, target = embed(texts, base), np.array([labels.index(label) for label in given])
     found = np.zeros((len(texts), len(labels)))

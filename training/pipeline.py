@@ -223,8 +223,8 @@ def _prepare_out(recipe: Recipe, *, resume: bool, first: bool) -> None:
             before = Recipe.model_validate(yaml.safe_load(note.read_text("utf-8")))
             if before.fit_digest() != recipe.fit_digest():
                 raise UsageError(
-                    f"{recipe.out} was begun with another recipe: only name, version, behaviour, calibration.*, export.* and tracking.* "
-                    "may change on the way. Train without --resume, or set another out."
+                    f"{recipe.out} was begun with another recipe: only name, version, behaviour, calibration.*, export.* and "
+                    "tracking.* may change on the way. Train without --resume, or set another out."
                 )
         elif first:
             shutil.rmtree(checkpoints, ignore_errors=True)

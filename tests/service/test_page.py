@@ -15,7 +15,7 @@ from models.errors import UsageError
 from service.app import create_app
 from service.settings import Settings
 from tests.conftest import Serving
-from tests.service.test_swap import call
+from tests.service.conftest import call
 from tests.test_aliases import retempered
 
 

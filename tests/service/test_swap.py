@@ -3,66 +3,24 @@
 import asyncio
 import json
 import os
-import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pytest
 
-from models.bundle import Bundle, open_bundle
+from models.bundle import open_bundle
 from models.classifier import Classifier
 from models.registry import Source, resolve
 from service.api import ClassifyRequest
 from service.slot import Slot
 from service.telemetry import Telemetry
-from tests.conftest import Serving, children
-from tests.test_aliases import retempered
-from training.tracking import register
+from tests.conftest import Serving
+from tests.service.conftest import Registry, call
 
 CLIENTS, SWAPS = 64, 100
 SENTENCES = [f"We will talk about point {n}." for n in range(8)]
-
-
-class Registry:
-    """A registry with two bundles of the same labels, one with others; `champion` is the first."""
-
-    def __init__(self, folder: Path, first: Bundle) -> None:
-        self.folder = folder
-        self.bundles = [first, retempered(first, folder / "two", 3.0)]
-        labels = first.manifest.label_set.model_copy(update={"labels": ("a", "b", "c"), "positive": None, "negative": None})
-        self.bundles.append(retempered(first, folder / "three", 1.0, label_set=labels))
-        self.versions = [register(bundle, "swap") for bundle in self.bundles]
-        self.point(0)
-
-    def point(self, number: int) -> None:
-        """Let the alias mean the bundle `number`."""
-        mlflow.MlflowClient().set_registered_model_alias("swap", "champion", self.versions[number])
-
-
-@pytest.fixture
-def registry(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Registry(tmp_path, open_bundle(tiny_bundle))
-
-
-def call(port: int, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}", None if body is None else json.dumps(body).encode(), {"Content-Type": "application/json"},
-        method=method,
-    )  # fmt: skip
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            raw = answer.read()
-            return answer.status, json.loads(raw) if answer.headers["content-type"].startswith("application/json") else raw.decode()
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error)
 
 
 def resident_mb(process_id: int) -> float:
@@ -207,38 +165,6 @@ def test_a_refused_candidate_is_tried_once_until_somebody_asks(serving: Serving,
                 break
             time.sleep(0.1)
         assert call(port, "GET", "/v1/model")[1]["following"]["error"] is None
-
-
-def ids(port: int, calls: int) -> set[str]:
-    """The models that answer on as many new connections."""
-    return {call(port, "GET", "/v1/model")[1]["id"] for _ in range(calls)}
-
-
-def test_a_reload_reaches_every_process_and_those_that_start_later(serving: Serving, registry: Registry) -> None:
-    with serving("models:/swap@champion", follow_s=0, workers=2) as (process, port):
-        assert ids(port, 30) == {registry.bundles[0].id}
-        registry.point(1)
-        assert call(port, "POST", "/v1/admin/reload")[1]["swapped"]
-        for _ in range(300):
-            if ids(port, 30) == {registry.bundles[1].id}:
-                break
-            time.sleep(0.1)
-        killed = children(process.pid)
-        assert len(killed) == 2
-        for each in killed:
-            os.kill(each, signal.SIGKILL)
-        assert ids(port, 30) == {registry.bundles[1].id}, "they do not begin with the model of the service's start"
-        assert not killed & children(process.pid)
-        registry.point(2)  # of other labels
-        assert call(port, "POST", "/v1/admin/reload")[0] == 502
-        for each in children(process.pid):
-            os.kill(each, signal.SIGKILL)
-        assert ids(port, 30) == {registry.bundles[1].id}
-        database = registry.folder / "mlflow.db"
-        database.rename(registry.folder / "away.db")
-        for each in children(process.pid):
-            os.kill(each, signal.SIGKILL)
-        assert ids(port, 30) == {registry.bundles[1].id}, "without a registry they begin with what the others had last"
 
 
 def test_a_slow_candidate_holds_nobody_up(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from models.bundle import open_bundle
 from models.classifier import Classifier
 from models.reference import MUCH, count, drift, stability
 from tests.conftest import Serving
-from tests.service.test_swap import SENTENCES, call
+from tests.service.conftest import call
+from tests.service.test_swap import SENTENCES
 from tests.test_aliases import retempered
 
 
