@@ -109,7 +109,7 @@ def test_two_runs_are_equal_and_a_killed_one_goes_on(tiny_bundle: Path, tiny_rec
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (out / "bundle").exists()
-    later = ("--set", "version=2", "--set", "calibration.bias=false", "--set", "export.min_agreement=0.5")  # counts after the fit
+    later = ("--set", "version='2'", "--set", "calibration.bias=false", "--set", "export.min_agreement=0.5")  # counts after the fit
     resumed = train_process(tiny_recipe, out, tracking, "--resume", *later)
     said, _ = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, said
